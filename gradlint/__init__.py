@@ -1,0 +1,74 @@
+"""gradlint predicts, before training, whether the gradients of a PyTorch model explode or vanish.
+
+    report = gradlint.lint(model)           # the verdict: findings, each with its line, its number and its fix
+    analysis = gradlint.analyze(model)      # the numbers: rms and gradient rms of every parameter, module and op
+
+``import gradlint`` imports neither torch nor anything slow; a name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gradlint._version import __version__
+
+if TYPE_CHECKING:
+    from gradlint.analysis import Analysis
+    from gradlint.engine import analyze, lint
+    from gradlint.errors import (
+        AnalysisError,
+        BuildError,
+        GradlintError,
+        InputError,
+        LoadError,
+        PackError,
+        TargetError,
+        TraceError,
+        UsageError,
+    )
+    from gradlint.findings import Confidence, Finding, Location, Report, Severity
+
+__all__ = [
+    "Analysis",
+    "AnalysisError",
+    "BuildError",
+    "Confidence",
+    "Finding",
+    "GradlintError",
+    "InputError",
+    "LoadError",
+    "Location",
+    "PackError",
+    "Report",
+    "Severity",
+    "TargetError",
+    "TraceError",
+    "UsageError",
+    "__version__",
+    "analyze",
+    "lint",
+]
+
+_HOME = {
+    "Analysis": "analysis",
+    "Confidence": "findings",
+    "Finding": "findings",
+    "Location": "findings",
+    "Report": "findings",
+    "Severity": "findings",
+    "analyze": "engine",
+    "lint": "engine",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562 can say no more
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"gradlint.{_HOME.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,311 @@
+"""The interpreter: moments forward through the graph, squared-gradient moments backward, coverage counted on the way."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from gradlint.cones import Cone, Grid, find_cones, op_key
+from gradlint.errors import AnalysisError
+from gradlint.moments import Moments, total
+from gradlint.ops import IDENTITY, Call, Flow, lookup
+from gradlint.ops.sampled import sampled
+from gradlint.trace.graph import Step, Traced, step
+
+__all__ = ["Edge", "Flowed", "propagate"]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Gradient energy (sum of squares over entries) that a consumer's gradient sends to one of its inputs.
+
+    Args:
+        consumer: node name.
+        producer: node name of the input; for a recurrent leaf's parameter, the parameter's name.
+        energy: of the gradient that arrives.
+        source: energy of the consumer's own gradient.
+    """
+
+    consumer: str
+    producer: str
+    energy: float
+    source: float
+
+
+@dataclass(frozen=True)
+class Flowed:
+    """Moments on every node of a traced model.
+
+    Args:
+        forward: node name to the moments of its output (a tuple for ops that return one, None where unknown).
+        backward: node name to the moments of its gradient; absent where no gradient arrives.
+        parameters: parameter name to the moments of its gradient.
+        edges: how the gradient energy got there.
+        how: node name to ``known``, ``sampled`` or ``opaque``.
+        notes: assumptions made on the way.
+    """
+
+    traced: Traced
+    forward: Mapping[str, Any]
+    backward: Mapping[str, Moments]
+    parameters: Mapping[str, Moments]
+    edges: tuple[Edge, ...]
+    how: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def propagate(traced: Traced) -> Flowed:
+    """Both directions over the whole graph.
+
+    The gradient is that of ``Σ cot·output`` with ``cot`` iid N(0, 1) on the first floating-point output.
+
+    Raises:
+        AnalysisError: the graph refers to something unknown, a bug in gradlint.
+    """
+    run = _Run(traced)
+    run.forward()
+    run.backward()
+    return run.result()
+
+
+@dataclass
+class _Run:
+    traced: Traced
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    flows: dict[fx.Node, tuple[Flow, dict[Moments, fx.Node | str]]] = field(default_factory=dict)
+    grids: dict[fx.Node, Grid] = field(default_factory=dict)
+    grads: dict[fx.Node, Moments] = field(default_factory=dict)
+    inside: dict[fx.Node, list[Moments]] = field(default_factory=dict)
+    parameters: dict[str, Moments] = field(default_factory=dict)
+    edges: list[Edge] = field(default_factory=list)
+    how: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    cones: dict[fx.Node, Cone] = field(default_factory=dict)
+
+    # ---- forward ----------------------------------------------------------------------------------------------------
+
+    def forward(self) -> None:
+        self.cones = find_cones(self.traced.graph)
+        for node in self.traced.graph.nodes:
+            if node.op != "output":
+                self.values[node] = self._value(node)
+
+    def _value(self, node: fx.Node) -> Any:
+        facts = step(node)
+        if node.op == "placeholder":
+            return _constant(facts) if not facts.floating else Moments.iid(facts.shape or ())
+        if node.op == "get_attr":
+            if facts.value is None:
+                return self.traced.parameters[str(node.target)].law.moments
+            return _constant(facts)
+        if node.target is operator.getitem and isinstance(self.values.get(node.args[0]), tuple):  # type: ignore[arg-type]
+            self.how[node.name] = self.how.get(node.args[0].name, "known")  # type: ignore[union-attr]
+            index: Any = node.args[1]
+            return self.values[node.args[0]][index]  # type: ignore[index]
+        if facts.shape is not None and not facts.floating:
+            self.how[node.name] = "known"
+            return _constant(facts)
+        if node in self.cones:
+            return self._cone_value(node)
+        return self._call(node, facts)
+
+    def _cone_value(self, node: fx.Node) -> Moments | None:
+        cone = self.cones[node]
+        root = self.values[cone.root]
+        if not isinstance(root, Moments):
+            self.how[node.name] = "opaque"
+            return None
+        if cone.root not in self.grids:
+            self.grids[cone.root] = Grid(cone, root)
+        self.how[node.name] = "known"
+        return self.grids[cone.root].moments(node)
+
+    def _call(self, node: fx.Node, facts: Step) -> Any:
+        inputs: dict[Moments, fx.Node | str] = {}
+
+        def abstract(x: Any) -> Any:
+            if not isinstance(x, fx.Node):
+                return x
+            value = self.values[x]
+            if not isinstance(value, Moments):
+                return value
+            handle = replace(value)  # its own identity: the same tensor may be passed twice
+            inputs[handle] = x
+            return handle
+
+        args = fx.node.map_aggregate(node.args, abstract)
+        kwargs = dict(fx.node.map_aggregate(node.kwargs, abstract))  # type: ignore[arg-type]
+        if "input" in kwargs and not args:
+            args = (kwargs.pop("input"),)
+        call = Call(facts.shape)
+        if node.op == "call_module":
+            call = self._leaf(node, inputs)
+        try:
+            flow = self._apply(node, call, tuple(args), kwargs)  # type: ignore[arg-type]
+        except _Unknown as error:
+            self.how[node.name] = "opaque"
+            self.notes.append(f"{self._where(node, facts)}: nothing is known about {_name(node)}: {error}")
+            return None
+        self.flows[node] = (flow, inputs)
+        return flow.out
+
+    def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow:
+        op = lookup(self._target(node))
+        if self._target(node) in IDENTITY and isinstance(args[0], Moments):
+            self.how[node.name] = "known"
+            return Flow(args[0], lambda g: {args[0]: g})
+        reason = "no transfer function"
+        if any(a is None and isinstance(n, fx.Node) for a, n in zip(args, node.args, strict=False)):
+            raise _Unknown("it depends on an unknown tensor")
+        if op is not None:
+            try:
+                flow = op.function(call, *args, **kwargs)
+                if isinstance(flow.out, Moments) and call.shape is not None and flow.out.shape != call.shape:
+                    raise ValueError(f"shape {flow.out.shape} where torch gives {call.shape}")
+            except NotImplementedError as error:
+                reason = str(error)
+            except Exception as error:  # noqa: BLE001  (a formula that breaks must not hide the rest; it is reported)
+                reason = f"formula failed ({type(error).__name__}: {error})"
+                self.notes.append(f"{self._where(node, step(node))}: {_name(node)}: {reason}")
+            else:
+                self.how[node.name] = "known"
+                return flow
+        if node.op == "call_module":
+            raise _Unknown(reason)
+        try:
+            flow = sampled(_callable(node), args, kwargs)
+        except Exception as error:
+            raise _Unknown(f"{reason}, and sampling it failed ({type(error).__name__}: {error})") from error
+        self.how[node.name] = "sampled"
+        return flow
+
+    def _target(self, node: fx.Node) -> Any:
+        if node.op == "call_module":
+            return type(self.traced.model.get_submodule(str(node.target)))
+        return op_key(node)
+
+    def _leaf(self, node: fx.Node, inputs: dict[Moments, fx.Node | str]) -> Call:
+        module = self.traced.model.get_submodule(str(node.target))
+        local: dict[str, Moments] = {}
+        by_name = {name: record for record in self.traced.parameters.values() for name in record.names}
+        for name, _ in module.named_parameters():
+            record = by_name[f"{node.target}.{name}"]
+            local[name] = replace(record.law.moments)
+            inputs[local[name]] = record.name
+        return Call(None, dict(vars(module)), local)
+
+    def _where(self, node: fx.Node, facts: Step) -> str:
+        return str(facts.location) if facts.location else f"{facts.module or 'model'} ({node.name})"
+
+    # ---- backward ---------------------------------------------------------------------------------------------------
+
+    def backward(self) -> None:
+        nodes = {n.name: n for n in self.traced.graph.nodes}
+        if self.traced.output not in nodes:
+            raise AnalysisError(f"the output node {self.traced.output!r} is not in the graph")
+        start = nodes[self.traced.output]
+        self.grads[start] = Moments.iid(step(start).shape or ())
+        for node in reversed(list(self.traced.graph.nodes)):
+            g = self.grads.get(node)
+            if g is None or not step(node).grad or node.op in ("placeholder", "get_attr", "output"):
+                continue
+            if node in self.cones and isinstance(self.values[node], Moments):
+                self._back_cone(node, g)
+            elif node in self.flows:
+                self._back_call(node, g)
+            elif node.target is operator.getitem:
+                self._back_member(node, g)
+
+    def _back_cone(self, node: fx.Node, g: Moments) -> None:
+        cone = self.cones[node]
+        interior = cone.members[: cone.members.index(node)]
+        for member, grad in self.grids[cone.root].gradient(node, g, [cone.root, *interior]).items():
+            if member is cone.root:
+                self._send(node, member, grad, g)
+            else:
+                self.inside.setdefault(member, []).append(grad)
+
+    def _back_call(self, node: fx.Node, g: Any) -> None:
+        flow, inputs = self.flows[node]
+        source = total([m for m in g if m is not None]) if False else g
+        for handle, grad in flow.back(g).items():
+            target = inputs.get(handle)
+            if target is not None:
+                self._send(node, target, grad, source)
+
+    def _back_member(self, node: fx.Node, g: Moments) -> None:
+        """One member of a tuple: its gradient waits in a tuple at the call."""
+        call, index = node.args
+        assert isinstance(call, fx.Node)
+        width = len(self.values[call])
+        waiting: Any = self.grads.get(call) or (None,) * width
+        members = list(waiting)
+        position = operator.index(index) % width  # type: ignore[arg-type]
+        members[position] = g if members[position] is None else members[position] + g
+        self.grads[call] = tuple(members)  # type: ignore[assignment]
+
+    def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, g: Any) -> None:
+        energy, source = _energy(grad), _energy(g)
+        if isinstance(target, str):
+            self._send_parameter(target, grad)
+            self.edges.append(Edge(node.name, target, energy, source))
+            return
+        facts = step(target)
+        if not facts.grad or not facts.floating or (target.op == "get_attr" and facts.value is not None):
+            return
+        self.grads[target] = self.grads[target] + grad if target in self.grads else grad
+        self.edges.append(Edge(node.name, target.name, energy, source))
+        if target.op == "get_attr":
+            self._send_parameter(str(target.target), grad)
+
+    def _send_parameter(self, name: str, grad: Moments) -> None:
+        self.parameters[name] = self.parameters[name] + grad if name in self.parameters else grad
+
+    # ---- result -----------------------------------------------------------------------------------------------------
+
+    def result(self) -> Flowed:
+        backward = {n.name: g for n, g in self.grads.items() if isinstance(g, Moments)}
+        for node, extra in self.inside.items():
+            known = [backward[node.name]] if node.name in backward else []
+            backward[node.name] = total([*known, *extra])
+        return Flowed(
+            self.traced,
+            {n.name: value for n, value in self.values.items()},
+            backward,
+            self.parameters,
+            tuple(self.edges),
+            self.how,
+            tuple(dict.fromkeys(self.notes)),
+        )
+
+
+class _Unknown(Exception):  # noqa: N818
+    """Neither a formula nor a sample."""
+
+
+def _constant(facts: Step) -> Moments:
+    assert facts.value is not None
+    if not facts.value.is_floating_point():
+        return replace(Moments.zeros(facts.value.shape), value=facts.value.detach().cpu().numpy())
+    return Moments.of_array(facts.value.detach().cpu().double().numpy())
+
+
+def _callable(node: fx.Node) -> Any:
+    if node.op == "call_method":
+        name = str(node.target)
+        return lambda self, *args, **kwargs: getattr(self, name)(*args, **kwargs)
+    return node.target
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def _energy(g: Any) -> float:
+    members = g if isinstance(g, tuple) else (g,)
+    return float(sum(m.q * torch.Size(m.shape).numel() for m in members if m is not None))

@@ -1,0 +1,181 @@
+"""Sums and products of tensors, and reductions.
+
+Independent branches add their moments; independent factors multiply their pair tables. Branches that are functions of one
+tensor are recognised before (``gradlint.cones``) and never reach these rules.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradlint.moments import Moments, product
+from gradlint.ops.registry import Call, Flow, transfer
+
+MASKED = -1e4
+"""A score below this takes no part in a softmax: e^-10000 is zero in every format."""
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (int, float, bool))
+
+
+@transfer(torch.add, "add", operator.add)
+def add(_: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:  # noqa: A002
+    """``x + αy``; a mask of very negative numbers marks entries instead of moving moments."""
+    if _is_number(input):
+        return Flow(other.scale(alpha).shift(float(input)), lambda g: {other: g.scale(alpha)})
+    if _is_number(other):
+        return Flow(input.shift(alpha * float(other)), lambda g: {input: g})
+    for x, mask in ((input, other), (other, input)):
+        if mask.value is not None and x.value is None and np.any(mask.value <= MASKED):
+            return _masked_add(x, mask)
+    out = input + other.scale(alpha)
+    return Flow(out, lambda g: {input: g.fold(input.shape), other: g.scale(alpha).fold(other.shape)})
+
+
+def _masked_add(x: Moments, mask: Moments) -> Flow:
+    assert mask.value is not None
+    alive = np.asarray(mask.value > MASKED)
+    finite = np.where(alive, mask.value, 0.0)
+    out = x + Moments.of_array(finite) if np.any(finite) else x
+    return Flow(_with_alive(out, alive), lambda g: {x: g.fold(x.shape)})
+
+
+def _with_alive(x: Moments, alive: np.ndarray[Any, np.dtype[np.bool_]]) -> Moments:
+    both = alive if x.alive is None else alive & x.alive
+    return Moments(x.dims, x.mean, x.v, None, both)
+
+
+@transfer(torch.sub, torch.subtract, "sub", "subtract", operator.sub)
+def sub(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:  # noqa: A002
+    """``x − αy``."""
+    return add(call, input, other, alpha=-alpha)
+
+
+@transfer(torch.rsub, "rsub")
+def rsub(call: Call, input: Any, other: Any) -> Flow:  # noqa: A002
+    """``other − input``."""
+    if _is_number(other):
+        return Flow(input.scale(-1).shift(float(other)), lambda g: {input: g.scale(-1)})
+    return add(call, other, input, alpha=-1)
+
+
+@transfer(torch.neg, "neg", operator.neg)
+def neg(_: Call, input: Moments) -> Flow:  # noqa: A002
+    """``−x``."""
+    return Flow(input.scale(-1), lambda g: {input: g.scale(-1)})
+
+
+@transfer(torch.mul, torch.multiply, "mul", "multiply", operator.mul)
+def mul(_: Call, input: Any, other: Any) -> Flow:  # noqa: A002
+    """``x·y`` of independent factors: ``K = K_x K_y``, ``K_gx = K_g K_y``."""
+    if _is_number(input):
+        return Flow(other.scale(float(input)), lambda g: {other: g.scale(float(input))})
+    if _is_number(other):
+        return Flow(input.scale(float(other)), lambda g: {input: g.scale(float(other))})
+    return Flow(
+        product(input, other),
+        lambda g: {input: product(g, other).fold(input.shape), other: product(g, input).fold(other.shape)},
+    )
+
+
+@transfer(torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide", operator.truediv)
+def div(_: Call, input: Any, other: Any, *, rounding_mode: str | None = None) -> Flow:  # noqa: A002
+    """``x/y``, y independent of x and known or concentrated: ``1/y`` by its first two moments."""
+    if rounding_mode is not None:
+        raise NotImplementedError("rounded division")
+    if _is_number(other):
+        return Flow(input.scale(1 / float(other)), lambda g: {input: g.scale(1 / float(other))})
+    inverse = _reciprocal(other)
+    if _is_number(input):
+        return Flow(
+            inverse.scale(float(input)),
+            lambda g: {other: product(g, inverse, inverse).scale(float(input)).fold(other.shape)},
+        )
+    return Flow(
+        product(input, inverse),
+        lambda g: {
+            input: product(g, inverse).fold(input.shape),
+            other: product(g, input, inverse, inverse).fold(other.shape),
+        },
+    )
+
+
+def _reciprocal(y: Moments) -> Moments:
+    if y.value is not None and np.all(y.value != 0):
+        return Moments.of_array(1.0 / y.value)
+    if y.mean**2 <= 9 * y.var:
+        raise NotImplementedError("division by a tensor that comes close to zero")
+    return y.map(1.0 / np.where(np.abs(y.on_grid()) < abs(y.mean) / 8, abs(y.mean) / 8, y.on_grid()))
+
+
+@transfer(torch.where, "where")
+def where(_: Call, condition: Moments, input: Any, other: Any) -> Flow:  # noqa: A002
+    """A choice by a known mask: each side is a product with the share of entries it fills."""
+    if isinstance(input, Moments) and _is_number(other) and other <= MASKED and condition.value is not None:
+        alive = np.asarray(condition.value, dtype=bool)
+        return Flow(_with_alive(input, alive), lambda g: {input: g})
+    if condition.value is None:
+        raise NotImplementedError("where() on an unknown mask")
+    chosen = np.asarray(condition.value, dtype=np.float64)
+    sides, grads = [], {}
+    for side, weight in ((input, chosen), (other, 1.0 - chosen)):
+        law = Moments.of_array(weight)
+        if _is_number(side):
+            sides.append(law.scale(float(side)))
+        else:
+            sides.append(product(side, law))
+            grads[side] = law
+    # the two masks never overlap, so their product has no cross term: subtract the one that + adds
+    out = sides[0] + sides[1]
+    overlap = 2 * sides[0].mean * sides[1].mean
+    v = out.v.copy()
+    if v.ndim:
+        v[(-1,) * v.ndim] -= overlap
+    return Flow(Moments(out.dims, out.mean, v), lambda g: {s: product(g, m).fold(s.shape) for s, m in grads.items()})
+
+
+@transfer(torch.masked_fill, "masked_fill")
+def masked_fill(_: Call, input: Moments, mask: Moments, value: Any) -> Flow:  # noqa: A002
+    """Fill by a known mask; a very negative value marks entries as taking no part in a softmax."""
+    if mask.value is None:
+        raise NotImplementedError("masked_fill() with an unknown mask")
+    fill = float(value.value) if isinstance(value, Moments) and value.value is not None else value
+    keep = ~np.asarray(mask.value, dtype=bool)
+    if fill <= MASKED:
+        return Flow(_with_alive(input, keep), lambda g: {input: g})
+    law = Moments.of_array(keep.astype(np.float64))
+    out = product(input, law).shift(0.0) + Moments.of_array(np.where(keep, 0.0, fill))
+    return Flow(out, lambda g: {input: product(g, law)})
+
+
+def _dims(x: Moments, dim: Any) -> list[int]:
+    if dim is None:
+        return list(range(len(x.dims)))
+    return [d % len(x.dims) for d in ([dim] if isinstance(dim, int) else dim)]
+
+
+@transfer(torch.sum, "sum")
+def sum_(call: Call, input: Moments, dim: Any = None, keepdim: bool = False, **_kw: Any) -> Flow:  # noqa: A002, FBT001, FBT002
+    """Sum over axes: a varying component grows by n, a constant one by n²; the gradient is copied to every entry."""
+    dims = _dims(input, dim)
+    return Flow(input.sum(dims, keepdim=keepdim), lambda g: {input: _spread(g, input, dims)})
+
+
+@transfer(torch.mean, "mean")
+def mean(call: Call, input: Moments, dim: Any = None, keepdim: bool = False, **_kw: Any) -> Flow:  # noqa: A002, FBT001, FBT002
+    """Mean over axes."""
+    dims = _dims(input, dim)
+    n = math.prod(input.shape[d] for d in dims)
+    return Flow(
+        input.average(dims, keepdim=keepdim), lambda g: {input: _spread(g, input, dims).scale(1 / n)}
+    )
+
+
+def _spread(g: Moments, x: Moments, dims: list[int]) -> Moments:
+    return g.reshape([1 if d in dims else n for d, n in enumerate(x.shape)]).expand(x.shape)

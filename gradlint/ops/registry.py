@@ -1,0 +1,104 @@
+"""The one table of transfer functions.
+
+A transfer function states both directions of an op in one body: from the moments of its inputs it returns the moments of its
+output and a function from the output gradient's moments to the inputs':
+
+    @transfer(torch.mul, "mul")
+    def mul(call: Call, x: Moments, y: Moments) -> Flow:
+        return Flow(product(x, y), lambda g: {x: product(g, y).fold(x.shape), y: product(g, x).fold(y.shape)})
+
+It is called with the arguments of the traced call, tensors replaced by their :class:`Moments`. A *pointwise* op needs no body: it
+is evaluated on a quadrature grid (see ``gradlint.cones``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradlint.moments import Moments
+
+__all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Op", "identity", "lookup", "pointwise", "transfer"]
+
+Gradients = Mapping[Moments, Moments]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a transfer function knows of the traced call besides its arguments.
+
+    Args:
+        shape: of the output; None when it returns several tensors.
+        options: of a leaf recurrent module, its attributes (``hidden_size``, ``bidirectional`` …).
+        parameters: of a leaf recurrent module, the moments of its parameters by local name.
+    """
+
+    shape: tuple[int, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Moments] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Both directions of one call.
+
+    Args:
+        out: moments of the output (a tuple where the op returns one; None for members that carry no moments).
+        back: from the moments of the output's gradient to those of the inputs, keyed by the input's ``Moments`` object.
+            For a tuple output it gets a tuple, None where no gradient arrives.
+    """
+
+    out: Any
+    back: Callable[[Any], Gradients]
+
+
+@dataclass(frozen=True)
+class Op:
+    """A registered transfer function and the targets it serves."""
+
+    name: str
+    function: Callable[..., Flow]
+    targets: tuple[Any, ...]
+
+
+TABLE: dict[Any, Op] = {}
+"""Target (a callable, or the name of a tensor method) to transfer function."""
+
+POINTWISE: dict[Any, str] = {}
+"""Targets that act on every entry alone: the function itself is the formula."""
+
+IDENTITY: dict[Any, str] = {}
+"""Targets that return their first argument unchanged in value."""
+
+
+def transfer(*targets: Any) -> Callable[[Callable[..., Flow]], Callable[..., Flow]]:
+    """Register a transfer function for ``targets``; a target already taken is a ``ValueError`` that names the other one."""
+
+    def register(function: Callable[..., Flow]) -> Callable[..., Flow]:
+        op = Op(function.__name__.strip("_"), function, targets)
+        for target in targets:
+            if target in TABLE:
+                raise ValueError(f"{target!r} already has the transfer function {TABLE[target].name!r}")
+            TABLE[target] = op
+        return function
+
+    return register
+
+
+def pointwise(name: str, *targets: Any) -> None:
+    """Declare that ``targets`` act on every entry alone: the functions themselves are the formula."""
+    POINTWISE.update(dict.fromkeys(targets, name))
+
+
+def identity(name: str, *targets: Any) -> None:
+    """Declare that ``targets`` return their first argument unchanged in value (casts, copies)."""
+    IDENTITY.update(dict.fromkeys(targets, name))
+
+
+def lookup(target: Any) -> Op | None:
+    """The transfer function of a traced call's target, or None."""
+    try:
+        return TABLE.get(target)
+    except TypeError:  # an unhashable target
+        return None

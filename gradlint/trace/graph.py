@@ -1,0 +1,139 @@
+"""The traced model: an ``fx.Graph`` and what is known about each of its nodes, parameters and modules.
+
+Node kinds in the graph:
+
+* ``placeholder``: one per tensor of the inputs;
+* ``get_attr``: a parameter (``target`` is its dotted name), or a constant (``Step.value`` is set): a buffer or any tensor
+  that depends on no input and no parameter, evaluated while tracing;
+* ``call_function`` / ``call_method``: the *outermost* torch call as the user wrote it (``F.linear``, ``"view"``), in-place
+  calls renamed SSA-style (``add_`` is recorded as ``add``; the later readers use the new node);
+* ``call_module``: a leaf ``nn.RNN``/``nn.LSTM``/``nn.GRU`` (``target`` is its dotted path);
+* ``output``.
+
+A call that returns several tensors is followed by ``operator.getitem`` nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx, nn
+
+    from gradlint.findings import Location
+    from gradlint.trace.law import Law
+
+__all__ = ["InputSpec", "ModuleRecord", "ParameterRecord", "Step", "Traced", "step"]
+
+_KEY = "gradlint"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known about one node.
+
+    Args:
+        shape: of the output tensor; None when the node yields no single tensor.
+        dtype: such as ``"float32"``; None with ``shape``.
+        module: dotted path of the innermost module whose forward made the call; ``""`` is the model itself.
+        location: the user's line that made the call.
+        grad: autograd would record this call (grad mode on, not detached).
+        value: the real tensor of a constant, else None.
+    """
+
+    shape: tuple[int, ...] | None
+    dtype: str | None
+    module: str
+    location: Location | None
+    grad: bool = True
+    value: torch.Tensor | None = None
+
+    @property
+    def floating(self) -> bool:
+        """The output is a floating-point tensor."""
+        return self.dtype is not None and ("float" in self.dtype)
+
+
+@dataclass(frozen=True)
+class ParameterRecord:
+    """One parameter. ``names`` holds every name it is reachable by (tied weights), the first is canonical."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    requires_grad: bool
+    law: Law
+    location: Location | None
+
+    @property
+    def name(self) -> str:
+        """The canonical name."""
+        return self.names[0]
+
+
+@dataclass(frozen=True)
+class ModuleRecord:
+    """One module that was called.
+
+    Args:
+        output: name of the node that made its first floating-point output at its last call; None if it made none.
+        constructed: the user's line that constructed it.
+        called: the user's line that called it last.
+    """
+
+    path: str
+    type: str
+    output: str | None
+    constructed: Location | None
+    called: Location | None
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input tensor: its argument name, shape, dtype, and for integers the exclusive upper bound of its values."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    high: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model's forward, recorded.
+
+    Args:
+        graph: see the module docstring.
+        model: the module itself, for its structure and RNN leaves; its forward is not run again.
+        inputs: what it was run on, in the order of the placeholders.
+        output: name of the node of the first floating-point output tensor.
+        rung: how it was traced: ``"real"``.
+        assumptions: values that had to be assumed, each with its source line.
+    """
+
+    graph: fx.Graph
+    model: nn.Module
+    parameters: Mapping[str, ParameterRecord]
+    modules: Mapping[str, ModuleRecord]
+    inputs: tuple[InputSpec, ...]
+    output: str
+    location: Location | None
+    rung: str = "real"
+    assumptions: tuple[str, ...] = ()
+
+
+def step(node: fx.Node) -> Step:
+    """The :class:`Step` of a node (KeyError if the recorder did not make it)."""
+    found: Step = node.meta[_KEY]
+    return found
+
+
+def annotate(node: fx.Node, facts: Step) -> None:
+    """Attach a :class:`Step`; the recorder is the only caller."""
+    node.meta[_KEY] = facts

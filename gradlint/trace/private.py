@@ -1,0 +1,46 @@
+"""The private parts of torch that tracing needs, in one place, so that a new torch version is checked in one place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["DispatchMode", "StorageWeakRef", "is_functorch_wrapped", "operator_name", "storage_key", "version"]
+
+
+class DispatchMode(TorchDispatchMode):
+    """A ``TorchDispatchMode`` that does not import ``torch._dynamo`` at its first call (1.7 s)."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+def version(tensor: torch.Tensor) -> int | None:
+    """How often the tensor's storage was written in place; None where torch does not count (inference tensors)."""
+    return None if tensor.is_inference() else int(tensor._version)
+
+
+def storage_key(tensor: torch.Tensor) -> int | None:
+    """What two tensors that share memory have in common; None for tensors without a storage (sparse, nested)."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def is_functorch_wrapped(tensor: torch.Tensor) -> bool:
+    """The tensor is seen from inside ``torch.func`` (``vmap``, ``grad``), where identities mean nothing."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def operator_name(func: Callable[..., Any]) -> str:
+    """The name of an aten operator without namespace and overload, such as ``normal_``."""
+    schema = getattr(func, "_schema", None)
+    return "" if schema is None else str(schema.name).rpartition("::")[2]
