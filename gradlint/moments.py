@@ -54,6 +54,7 @@ class Moments:
             index 1 and is constant along those with index 0. May be negative for centred arrays of finite size.
         value: the real values where they are known (a constant), else None.
         alive: for scores under a mask, which entries take part (a boolean array that broadcasts to the tensor).
+        taken: of a gradient that is zero but at one index of an axis: pairs (axis, index).
     """
 
     dims: tuple[Atoms, ...]
@@ -61,6 +62,7 @@ class Moments:
     v: Array
     value: npt.NDArray[np.generic] | None = None
     alive: npt.NDArray[np.bool_] | None = None
+    taken: tuple[tuple[int, int], ...] = ()
 
     # ---- construction -------------------------------------------------------------------------------------------
 
@@ -182,7 +184,8 @@ class Moments:
         axes = [a for d in order for a in self.atoms(d)]
         value = None if self.value is None else self.value.transpose(order)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).transpose(order)
-        return Moments(tuple(self.dims[d] for d in order), self.mean, self.v.transpose(axes), value, alive)
+        taken = tuple((order.index(axis), index) for axis, index in self.taken)
+        return Moments(tuple(self.dims[d] for d in order), self.mean, self.v.transpose(axes), value, alive, taken)
 
     def transpose(self, first: int, second: int) -> Moments:
         """Two axes swapped."""

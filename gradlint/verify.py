@@ -3,9 +3,9 @@
 :func:`measure` builds the model a few times from different seeds, feeds it random inputs and a random cotangent, and
 averages squares: the definition of ``rms`` and ``grad_rms``, carried out. :func:`compare` lays an analysis beside it.
 
-Errors are in bits, ``|log2(predicted / measured)|``. Tensors whose measured rms is below ``floor`` times the largest are
-not counted: there a gradient that is zero by symmetry is rounding noise. Where such a zero stands beside a tensor of its
-own layer that is not zero, the prediction must be (nearly) zero as well.
+Errors are in bits, ``|log2(predicted / measured)|``. Tensors whose measured rms is below ``floor`` times the largest
+are not counted: there a gradient that is zero by symmetry is rounding noise. Where such a zero stands beside a tensor
+of its own layer that is not zero, the prediction must be (nearly) zero as well.
 """
 
 from __future__ import annotations
@@ -358,8 +358,8 @@ def _run(model: nn.Module, args: Sequence[Tensor], kwargs: Mapping[str, Tensor])
 class _Outputs:
     """Hooks that see each module's output, at its last call, and its gradient.
 
-    In-place ops that follow do no harm: the value is read at once, and a tensor's hook is given the gradient with respect
-    to the value that it had when the hook was set.
+    In-place ops that follow do no harm: the value is read at once, and a tensor's hook is given the gradient with
+    respect to the value that it had when the hook was set.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -375,10 +375,10 @@ class _Outputs:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def _hook(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
+    def _hook(self, path: str) -> Callable[[nn.Module, object, object], None]:
         calls = 0
 
-        def forward(_module: nn.Module, _args: Any, result: Any) -> None:
+        def forward(_module: nn.Module, _args: object, result: object) -> None:
             nonlocal calls
             calls += 1
             call = calls
@@ -450,8 +450,12 @@ class _Indexed(TorchFunctionMode):
         self.sizes: dict[int, int] = {}
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         if func is torch.embedding:
             table, index = args[:2]
             for place, tensor in enumerate(self.inputs):
@@ -480,7 +484,7 @@ def _bounded(build: Callable[[], nn.Module], inputs: Sequence[InputSpec]) -> tup
     )
 
 
-def _floating(result: Any) -> Tensor | None:
+def _floating(result: object) -> Tensor | None:
     """The first floating-point tensor of a nested output, in the order it is written."""
     if isinstance(result, Tensor):
         return result if result.is_floating_point() else None

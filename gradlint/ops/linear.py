@@ -13,41 +13,11 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Moments, einsum
+from gradlint.moments import Moments
+from gradlint.ops.primitives import affine, contract, with_bias
 from gradlint.ops.registry import Call, Flow, transfer
 
-__all__ = ["affine", "contract"]
-
-
-def contract(labels: list[str], output: str, *operands: Moments) -> Flow:
-    """``einsum`` of independent operands with its adjoints: each operand's gradient contracts the output's with the others."""
-
-    def back(g: Moments) -> dict[Moments, Moments]:
-        grads = {}
-        for i, x in enumerate(operands):
-            others = [op for j, op in enumerate(operands) if j != i]
-            names = [name for j, name in enumerate(labels) if j != i]
-            reachable = "".join(c for c in labels[i] if c in output or any(c in name for name in names))
-            grad = einsum([output, *names], reachable, g, *others)
-            if reachable != labels[i]:  # an axis summed out of this operand alone: its gradient is constant along it
-                shape = [n if c in reachable else 1 for c, n in zip(labels[i], x.shape, strict=True)]
-                grad = grad.reshape(shape).expand(x.shape)
-            grads[x] = grad
-        return grads
-
-    return Flow(einsum(labels, output, *operands), back)
-
-
-def _with_bias(flow: Flow, bias: Moments | None) -> Flow:
-    if bias is None:
-        return flow
-    return Flow(flow.out + bias, lambda g: {**flow.back(g), bias: g.fold(bias.shape)})
-
-
-def affine(x: Moments, weight: Moments, bias: Moments | None) -> Flow:
-    """``x Wᵀ + b`` over the last axis: the linear layer as other families compose it."""
-    lead = string.ascii_lowercase[: len(x.dims) - 1]
-    return _with_bias(contract([lead + "i", "oi"], lead + "o", x, weight), bias)
+__all__: list[str] = []
 
 
 @transfer(F.linear, torch._C._nn.linear)
@@ -56,13 +26,13 @@ def linear(_: Call, input: Moments, weight: Moments, bias: Moments | None = None
     if len(weight.dims) == 1:
         flow = contract([string.ascii_lowercase[: len(input.dims) - 1] + "i", "i"],
                         string.ascii_lowercase[: len(input.dims) - 1], input, weight)
-        return _with_bias(flow, bias)
+        return with_bias(flow, bias)
     return affine(input, weight, bias)
 
 
 @transfer(torch.matmul, "matmul", operator.matmul, torch.mm, "mm", torch.bmm, "bmm", torch.mv, "mv", torch.dot, "dot")
 def matmul(_: Call, input: Moments, other: Moments) -> Flow:  # noqa: A002
-    """Matrix product with batch broadcasting: the contraction of ``theory``'s product and sum."""
+    """Matrix product with batch broadcasting."""
     x, y = input, other
     lead_x, lead_y = len(x.dims) - 2, len(y.dims) - 2
     batch = string.ascii_lowercase[: max(lead_x, lead_y, 0)]
@@ -131,4 +101,4 @@ def einsum_call(_: Call, equation: str, *operands: Any) -> Flow:
 def bilinear(_: Call, input1: Moments, input2: Moments, weight: Moments, bias: Moments | None = None) -> Flow:
     """``x₁ᵀ W_o x₂ + b``: ``n₁ n₂ s² q₁ q₂``."""
     lead = string.ascii_lowercase[: len(input1.dims) - 1]
-    return _with_bias(contract([lead + "x", lead + "y", "zxy"], lead + "z", input1, input2, weight), bias)
+    return with_bias(contract([lead + "x", lead + "y", "zxy"], lead + "z", input1, input2, weight), bias)

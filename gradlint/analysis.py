@@ -1,0 +1,112 @@
+"""What the flow found, by the names a user knows: parameters, modules, nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from gradlint.findings import Coverage, ModuleFacts, NodeFacts, ParameterFacts, TargetReport
+from gradlint.flow import Flowed
+from gradlint.moments import Moments
+from gradlint.trace.graph import step
+
+__all__ = ["Analysis"]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Predicted root mean squares of every parameter, module output and op, and of their gradients.
+
+    ``grad_rms`` is the root mean square, over entries and over the randomness of initialisation and input, of the gradient of
+    ``Σ cot·output``, ``cot`` iid N(0, 1) on the first floating-point output, floating inputs iid N(0, 1), integer inputs uniform,
+    in train mode.
+
+    Args:
+        flowed: the moments it is read from.
+    """
+
+    flowed: Flowed
+
+    @staticmethod
+    def of(flowed: Flowed) -> Analysis:
+        """Wrap the result of the flow."""
+        return Analysis(flowed)
+
+    @cached_property
+    def parameters(self) -> Mapping[str, ParameterFacts]:
+        """Canonical parameter name to its facts; ``grad_rms`` is 0 where no gradient arrives."""
+        grads = self.flowed.parameters
+        return {
+            name: ParameterFacts(
+                name, record.shape, str(record.law), record.law.moments.rms, grads[name].rms if name in grads else 0.0
+            )
+            for name, record in self.flowed.traced.parameters.items()
+        }
+
+    @cached_property
+    def modules(self) -> Mapping[str, ModuleFacts]:
+        """Module path to the facts of its output at its last call."""
+        facts = {}
+        for path, record in self.flowed.traced.modules.items():
+            rms, grad = (None, None) if record.output is None else self._rms(record.output)
+            facts[path] = ModuleFacts(path, record.type, record.constructed, rms, grad)
+        return facts
+
+    @cached_property
+    def nodes(self) -> tuple[NodeFacts, ...]:
+        """Every op in order of execution."""
+        return tuple(
+            NodeFacts(
+                node.name,
+                node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target)),
+                step(node).module,
+                step(node).location,
+                step(node).shape or (),
+                *self._rms(node.name),
+            )
+            for node in self.flowed.traced.graph.nodes
+            if node.op not in ("output", "get_attr")
+        )
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """How the ops were understood."""
+        counts: dict[str, dict[str, int]] = {"sampled": {}, "opaque": {}}
+        known = 0
+        names = {n.name: n for n in self.flowed.traced.graph.nodes}
+        for name, how in self.flowed.how.items():
+            if how == "known":
+                known += 1
+            else:
+                target = names[name].target
+                op = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+                counts[how][op] = counts[how].get(op, 0) + 1
+        return Coverage(known, counts["sampled"], counts["opaque"])
+
+    def to_target_report(self, name: str) -> TargetReport:
+        """The facts as the report carries them."""
+        traced = self.flowed.traced
+        return TargetReport(
+            name,
+            traced.location,
+            tuple(str(spec) for spec in traced.inputs),
+            traced.rung,
+            self.coverage,
+            tuple(self.parameters.values()),
+            tuple(self.modules.values()),
+            self.nodes,
+            (*traced.assumptions, *self.flowed.notes),
+        )
+
+    def _rms(self, node: str) -> tuple[float | None, float | None]:
+        value = self.flowed.forward.get(node)
+        if not isinstance(value, Moments):
+            return None, None
+        grad = self.flowed.backward.get(node)
+        return _known(value.rms), _known(grad.rms) if isinstance(grad, Moments) else 0.0
+
+
+def _known(x: float) -> float | None:
+    return x if math.isfinite(x) else None

@@ -1,0 +1,174 @@
+"""Normalisation over a set of axes R.
+
+With ``C = centre_R(K)`` (RMSNorm: C = K) and ``v = C[same] + eps``: forward ``K' = C/v``; backward, from
+``g_in = (g − mean_R g − y·mean_R(g·y))/σ̂``,
+
+    K_gin = [centre_R(K_g) − K_y A/n_R] / (v (1 − rv)),     A = Σ_R K_y K_g over the partners of one entry,
+
+where ``rv`` is the relative variance of the normaliser (for iid data 2/(n_R − 1), and 1/(1 − rv) = ν/(ν − 2), the mean of an
+inverse χ²). What small batches do to BatchNorm gradients is in ``rv``; what depth does to them (growth by π/(π − 1) per
+ReLU layer, Yang et al. 2019, arXiv:1902.08129) follows from ``C``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from gradlint.moments import Array, Moments, product
+from gradlint.ops.registry import Call, Flow, transfer
+
+__all__ = ["normalise"]
+
+
+
+def _partners(table: Array, x: Moments, dims: Sequence[int]) -> Array:
+    """Σ over the partners of one entry along R: itself once, ``n − 1`` that differ; constant along R afterwards."""
+    sizes = [n for dim in x.dims for n in dim]
+    for d in dims:
+        for a in x.atoms(d):
+            at = (slice(None),) * a
+            summed = table[(*at, 1)] + (sizes[a] - 1) * table[(*at, 0)]
+            table = np.stack([summed, summed], a)
+    return table
+
+
+def _law(x: Moments, table: Array) -> Moments:
+    v = np.array(table)
+    for a in range(v.ndim):
+        at = (slice(None),) * a
+        v[(*at, 1)] -= v[(*at, 0)]
+    return Moments(x.dims, 0.0, v)
+
+
+def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = True) -> Flow:
+    """Zero mean (if ``centred``) and unit mean square over ``dims``."""
+    rank = len(x.dims)
+    dims = [d % rank for d in dims]
+    n = math.prod(x.shape[d] for d in dims)
+    c = x.centre(dims) if centred else x
+    variance = c.q + eps
+    y = c.scale(1 / math.sqrt(variance))
+    if n < 2 and centred:
+        return Flow(Moments.zeros(x.shape), lambda _: {x: Moments.zeros(x.shape)})
+    mu2 = 0.0 if centred else x.mean**2
+    spread = c.pairs() - mu2
+    rv = float(_partners(2 * spread**2 + 4 * mu2 * spread, c, dims).flat[-1]) / (n * variance**2)
+    inverse = 1 / (variance * max(1 - rv, 0.05))
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        g0 = g.centre(dims) if centred else g
+        both = product(y, g)  # aligned on common atoms, so that the tables below have one shape
+        ya, ga = _onto(y, both), _onto(g, both)
+        projected = ya.pairs() * _partners(ya.pairs() * ga.pairs(), both, dims) / n
+        table = (_onto(g0, both).pairs() - projected * (c.q / variance)) * inverse
+        floor = 1e-9 * abs(ga.pairs()).max() * inverse
+        if table.flat[-1] < floor:  # what is left of exact cancellation is rounding
+            table = np.zeros_like(table)
+        return {x: _law(both, table)}
+
+    return Flow(y, back)
+
+
+def _onto(x: Moments, like: Moments) -> Moments:
+    return x + Moments(like.dims, 0.0, np.zeros_like(like.v))
+
+
+def _affine(flow: Flow, weight: Moments | None, bias: Moments | None, shape: Sequence[int], others: Sequence[int]) -> Flow:
+    """``γ·y + β`` with γ and β of the given broadcastable shape; ``others`` are the axes they do not have."""
+    y = flow.out
+    if weight is None and bias is None:
+        return flow
+    gamma = None if weight is None else weight.reshape(shape)
+    out = y if gamma is None else product(y, gamma)
+    if bias is not None:
+        out = out + bias.reshape(shape)
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        grads = dict(flow.back(g if gamma is None else product(g, gamma)))
+        if weight is not None:
+            grads[weight] = product(g, y).sum(others, keepdim=True).reshape(weight.shape)
+        if bias is not None:
+            grads[bias] = g.sum(others, keepdim=True).reshape(bias.shape)
+        return grads
+
+    return Flow(out, back)
+
+
+@transfer(F.layer_norm, torch.layer_norm)
+def layer_norm(_: Call, input: Moments, normalized_shape: Any, weight: Moments | None = None,  # noqa: A002
+               bias: Moments | None = None, eps: float = 1e-5, *_rest: Any) -> Flow:  # fmt: skip
+    """Over the last axes of each token (Ba et al. 2016)."""
+    rank, width = len(input.dims), len(normalized_shape)
+    flow = normalise(input, range(rank - width, rank), eps)
+    shape = (1,) * (rank - width) + tuple(normalized_shape)
+    return _affine(flow, weight, bias, shape, range(rank - width))
+
+
+@transfer(F.rms_norm, torch.rms_norm)
+def rms_norm(_: Call, input: Moments, normalized_shape: Any, weight: Moments | None = None, eps: float | None = None) -> Flow:  # noqa: A002
+    """Without centring (Zhang & Sennrich 2019)."""
+    rank, width = len(input.dims), len(normalized_shape)
+    flow = normalise(input, range(rank - width, rank), 1e-6 if eps is None else eps, centred=False)
+    return _affine(flow, weight, None, (1,) * (rank - width) + tuple(normalized_shape), range(rank - width))
+
+
+@transfer(F.batch_norm, torch.batch_norm)
+def batch_norm(_: Call, input: Moments, running_mean: Any = None, running_var: Any = None, weight: Moments | None = None,  # noqa: A002
+               bias: Moments | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,  # noqa: FBT001, FBT002, ARG001
+               *_rest: Any) -> Flow:  # fmt: skip
+    """Over samples and positions of each channel (Ioffe & Szegedy 2015), by the batch's own statistics in training."""
+    shape = tuple(n if d == 1 else 1 for d, n in enumerate(input.shape))
+    others = [d for d in range(len(input.dims)) if d != 1]
+    if training or running_var is None:
+        flow = normalise(input, others, eps)
+    else:
+        scale = 1 / math.sqrt(running_var.mean + eps)
+        centre = -running_mean.mean if running_mean is not None else 0.0
+        flow = Flow(input.shift(centre).scale(scale), lambda g: {input: g.scale(scale)})
+    return _affine(flow, weight, bias, shape, others)
+
+
+def _grouped(input: Moments, groups: int, weight: Moments | None, bias: Moments | None, eps: float) -> Flow:  # noqa: A002
+    n, c, *rest = input.shape
+    split = (n, groups, c // groups, *rest)
+    x = input.reshape(split)
+    inner = normalise(x, range(2, len(split)), eps)
+    flow = Flow(
+        inner.out.reshape(input.shape), lambda g: {input: inner.back(g.reshape(split))[x].reshape(input.shape)}
+    )
+    shape = (1, c) + (1,) * len(rest)
+    return _affine(flow, weight, bias, shape, [0, *range(2, len(input.dims))])
+
+
+@transfer(F.group_norm, torch.group_norm)
+def group_norm(_: Call, input: Moments, num_groups: int, weight: Moments | None = None, bias: Moments | None = None,  # noqa: A002
+               eps: float = 1e-5, *_rest: Any) -> Flow:  # fmt: skip
+    """Over the channels of a group and all positions (Wu & He 2018)."""
+    return _grouped(input, num_groups, weight, bias, eps)
+
+
+@transfer(F.instance_norm, torch.instance_norm)
+def instance_norm(_: Call, input: Moments, running_mean: Any = None, running_var: Any = None,  # noqa: A002, ARG001
+                  weight: Moments | None = None, bias: Moments | None = None, use_input_stats: bool = True,  # noqa: FBT001, FBT002
+                  momentum: float = 0.1, eps: float = 1e-5, *_rest: Any) -> Flow:  # noqa: ARG001  # fmt: skip
+    """Over the positions of each channel (Ulyanov et al. 2016): position-constant components disappear."""
+    if not use_input_stats:
+        raise NotImplementedError("instance norm by running statistics")
+    return _grouped(input, input.shape[1], weight, bias, eps)
+
+
+@transfer(F.normalize)
+def unit_norm(_: Call, input: Moments, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Flow:  # noqa: A002, ARG001
+    """Division by the Euclidean norm: RMSNorm over √n."""
+    if p != 2:
+        raise NotImplementedError("a norm other than the Euclidean")
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    scale = 1 / math.sqrt(math.prod(input.shape[d] for d in dims))
+    flow = normalise(input, dims, 0.0, centred=False)
+    return Flow(flow.out.scale(scale), lambda g: flow.back(g.scale(scale)))

@@ -1,0 +1,208 @@
+"""Pooling and resampling of spatial axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from gradlint.moments import GRID, Array, Moments
+from gradlint.ops.registry import Call, Flow, transfer
+
+__all__: list[str] = []
+
+
+def _tuple(x: Any, n: int) -> tuple[int, ...]:
+    return (int(x),) * n if isinstance(x, int) else tuple(int(y) for y in x)
+
+
+def _window(x: Moments, dim: int, out: int, sums: tuple[float, float], column: float) -> Moments:
+    """A linear window along one axis: ``y_o = Σ_i w_oi x_i``.
+
+    ``sums`` are ``Σ_i w_oi`` and ``Σ_i w_oi²`` averaged over outputs, ``column`` is ``Σ_o w_oi`` averaged over inputs. Equal
+    outputs: ``s₂ K[same] + (s₁² − s₂) K[differ]``; differing ones by the sum over all outputs, ``Σ_o y_o = Σ_i column·x_i``.
+    """
+    x = x._whole(dim)  # noqa: SLF001
+    size = x.shape[dim]
+    table = x.pairs()
+    a = sum(map(len, x.dims[:dim]))
+    at = (slice(None),) * a
+    same, differ = (table[(*at, 1)], table[(*at, 0)]) if x.dims[dim] else (table, table)
+    s1, s2 = sums
+    y_same = s2 * same + (s1**2 - s2) * differ
+    mean = x.mean * s1
+    if out == 1:
+        y = y_same
+    else:
+        everything = column**2 * (size * same + size * (size - 1) * differ)
+        y = np.stack([(everything - out * y_same) / (out * (out - 1)), y_same], a)
+    v = np.array(y)
+    for axis in range(v.ndim):
+        head = (slice(None),) * axis
+        v[(*head, 1)] -= v[(*head, 0)]
+    v[(0,) * v.ndim] -= mean**2
+    return Moments((*x.dims[:dim], (out,) if out > 1 else (), *x.dims[dim + 1 :]), mean, v)
+
+
+def _linear(x: Moments, spatial: Sequence[tuple[int, int, float, float]]) -> Flow:
+    """Separable windows: per axis (dim, out, Σw, Σw²); the adjoint has ``Σ_o`` in the place of ``Σ_i``."""
+    y = x
+    for dim, out, s1, s2 in spatial:
+        y = _window(y, dim, out, (s1, s2), s1 * out / x.shape[dim])
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        for dim, out, s1, s2 in spatial:
+            ratio = out / x.shape[dim]
+            g = _window(g, dim, x.shape[dim], (s1 * ratio, s2 * ratio), s1)
+        return {x: g}
+
+    return Flow(y, back)
+
+
+def _average(call: Call, x: Moments, n: int, kernel: Any, stride: Any, padding: Any) -> Flow:
+    if call.shape is None or len(x.dims) < n + 1:
+        raise NotImplementedError("pooling of this rank")
+    kernel = _tuple(kernel, n)
+    stride = kernel if stride in (None, (), []) else _tuple(stride, n)
+    padding = _tuple(padding, n)
+    spatial = []
+    for i in range(n):
+        dim = len(x.dims) - n + i
+        size, out, k = x.shape[dim], call.shape[dim], kernel[i]
+        starts = np.arange(out) * stride[i] - padding[i]
+        taps = float(np.mean(np.minimum(starts + k, size) - np.maximum(starts, 0)))
+        spatial.append((dim, out, taps / k, taps / k**2))
+    return _linear(x, spatial)
+
+
+@transfer(F.avg_pool1d)
+def avg_pool1d(call: Call, input: Moments, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, **__: Any) -> Flow:  # noqa: A002
+    """Mean over windows of one axis."""
+    return _average(call, input, 1, kernel_size, stride, padding)
+
+
+@transfer(F.avg_pool2d)
+def avg_pool2d(call: Call, input: Moments, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, **__: Any) -> Flow:  # noqa: A002
+    """Mean over windows of two axes."""
+    return _average(call, input, 2, kernel_size, stride, padding)
+
+
+@transfer(F.avg_pool3d)
+def avg_pool3d(call: Call, input: Moments, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, **__: Any) -> Flow:  # noqa: A002
+    """Mean over windows of three axes."""
+    return _average(call, input, 3, kernel_size, stride, padding)
+
+
+@transfer(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, torch.adaptive_avg_pool1d)
+def adaptive_avg_pool(call: Call, input: Moments, output_size: Any) -> Flow:  # noqa: A002, ARG001
+    """Mean over bins ``⌊iI/O⌋ … ⌈(i+1)I/O⌉``."""
+    if call.shape is None:
+        raise NotImplementedError("an output without a shape")
+    spatial = []
+    for dim in range(2, len(input.dims)):
+        size, out = input.shape[dim], call.shape[dim]
+        widths = [-(-(i + 1) * size // out) - i * size // out for i in range(out)]
+        spatial.append((dim, out, 1.0, float(np.mean([1 / w for w in widths]))))
+    return _linear(input, spatial)
+
+
+@transfer(F.interpolate, F.upsample)
+def interpolate(call: Call, input: Moments, size: Any = None, scale_factor: Any = None, mode: str = "nearest",  # noqa: A002, ARG001
+                align_corners: bool | None = None, *_: Any, **__: Any) -> Flow:  # noqa: FBT001, ARG001  # fmt: skip
+    """Nearest copies; (bi)linear weights by their mean square along each axis."""
+    if call.shape is None or mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area"):
+        raise NotImplementedError(f"interpolation mode {mode}")
+    spatial = []
+    for dim in range(2, len(input.dims)):
+        n, out = input.shape[dim], call.shape[dim]
+        square = 1.0
+        if mode.endswith("linear") and n != out:
+            place = np.arange(out) * ((n - 1) / max(out - 1, 1)) if align_corners else (np.arange(out) + 0.5) * n / out - 0.5
+            part = np.clip(place, 0, n - 1) % 1.0
+            square = float(np.mean(part**2 + (1 - part) ** 2))
+        elif mode == "area" and n > out:
+            square = out / n
+        spatial.append((dim, out, 1.0, square))
+    return _linear(input, spatial)
+
+
+@cache
+def _max_weights(k: int) -> Array:
+    """Density of the largest of k standard normals on the grid: ``k φ Φ^{k−1}``."""
+    cumulative = np.array([NormalDist().cdf(z) for z in GRID.z])
+    weights = GRID.weights * k * cumulative ** (k - 1)
+    return np.asarray(weights / weights.sum())
+
+
+def _maximum(call: Call, x: Moments, spatial: Sequence[tuple[int, int]], k: int) -> Flow:
+    """Largest of ``k`` entries, after the activation the call carries (monotone, so the order does not matter).
+
+    The part that positions share passes; the independent part becomes the largest of k normals. The gradient goes to one entry.
+    """
+    dims = [dim for dim, _ in spatial]
+    shared = max(min(x.shared(dims) - x.mean**2, x.var), 0.0)
+    apart = math.sqrt(max(x.var - shared, 0.0))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(15)
+    weights = weights / weights.sum()
+    w = _max_weights(max(k, 1))
+    mean = square = slope2 = 0.0
+    for z, p in zip(nodes, weights, strict=True):
+        u = x.mean + math.sqrt(shared) * z + apart * GRID.z
+        values, slopes = call.activation(u) if call.activation is not None else (u, np.ones_like(u))
+        mean += p * float(w @ values)
+        square += p * float(w @ values**2)
+        slope2 += p * float(w @ slopes**2)
+    var = max(square - mean**2, 0.0)
+    y = Moments(x.dims, mean, x.v * (var / x.var if x.var > 0 else 0.0))
+    for dim, out in spatial:
+        y = y.resize(dim, out)
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        for dim, out in spatial:
+            n = x.shape[dim]
+            g = g.pad(dim, n) if out <= n else g.resize(dim, n).scale(math.sqrt(out / n))
+        return {x: g.scale(math.sqrt(slope2))}
+
+    return Flow(y, back)
+
+
+def _max(call: Call, x: Moments, n: int, kernel: Any, *_: Any, **__: Any) -> Flow:
+    if call.shape is None:
+        raise NotImplementedError("max pooling that returns indices")
+    kernel = _tuple(kernel, n)
+    first = len(x.dims) - n
+    return _maximum(call, x, [(first + i, call.shape[first + i]) for i in range(n)], math.prod(kernel))
+
+
+@transfer(F.max_pool1d, torch.max_pool1d)
+def max_pool1d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:  # noqa: A002
+    """Largest entry of windows of one axis."""
+    return _max(call, input, 1, kernel_size, *args, **kw)
+
+
+@transfer(F.max_pool2d, torch.max_pool2d)
+def max_pool2d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:  # noqa: A002
+    """Largest entry of windows of two axes."""
+    return _max(call, input, 2, kernel_size, *args, **kw)
+
+
+@transfer(F.max_pool3d, torch.max_pool3d)
+def max_pool3d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:  # noqa: A002
+    """Largest entry of windows of three axes."""
+    return _max(call, input, 3, kernel_size, *args, **kw)
+
+
+@transfer(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
+def adaptive_max_pool(call: Call, input: Moments, output_size: Any, *_: Any, **__: Any) -> Flow:  # noqa: A002, ARG001
+    """Largest entry of adaptive bins."""
+    if call.shape is None:
+        raise NotImplementedError("max pooling that returns indices")
+    spatial = [(d, call.shape[d]) for d in range(2, len(input.dims))]
+    k = math.prod(math.ceil(input.shape[d] / n) for d, n in spatial)
+    return _maximum(call, input, spatial, k)

@@ -1,0 +1,89 @@
+"""Flows that several families compose: contraction, affine map, product, sum, scalar map, and a tape to chain them."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from dataclasses import replace
+
+from gradlint.moments import Array, Moments, einsum, product
+from gradlint.ops.registry import Flow
+
+__all__ = ["Tape", "affine", "contract", "function", "multiply", "plus", "reindex", "with_bias"]
+
+
+def contract(labels: list[str], output: str, *operands: Moments) -> Flow:
+    """``einsum`` of independent operands with its adjoints: each operand's gradient contracts the output's with the others."""
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        grads = {}
+        for i, x in enumerate(operands):
+            others = [op for j, op in enumerate(operands) if j != i]
+            names = [name for j, name in enumerate(labels) if j != i]
+            reachable = "".join(c for c in labels[i] if c in output or any(c in name for name in names))
+            grad = einsum([output, *names], reachable, g, *others)
+            if reachable != labels[i]:  # an axis summed out of this operand alone: its gradient is constant along it
+                shape = [n if c in reachable else 1 for c, n in zip(labels[i], x.shape, strict=True)]
+                grad = grad.reshape(shape).expand(x.shape)
+            grads[x] = grad
+        return grads
+
+    return Flow(einsum(labels, output, *operands), back)
+
+
+def with_bias(flow: Flow, bias: Moments | None) -> Flow:
+    """Add a bias that broadcasts against the output."""
+    if bias is None:
+        return flow
+    return Flow(flow.out + bias, lambda g: {**flow.back(g), bias: g.fold(bias.shape)})
+
+
+def affine(x: Moments, weight: Moments, bias: Moments | None) -> Flow:
+    """``x Wᵀ + b`` over the last axis: the linear layer as other families compose it."""
+    lead = string.ascii_lowercase[: len(x.dims) - 1]
+    return with_bias(contract([lead + "i", "oi"], lead + "o", x, weight), bias)
+
+
+def multiply(x: Moments, y: Moments) -> Flow:
+    """``x·y`` of independent factors: ``K = K_x K_y``, ``K_gx = K_g K_y``."""
+    return Flow(product(x, y), lambda g: {x: product(g, y).fold(x.shape), y: product(g, x).fold(y.shape)})
+
+
+def plus(x: Moments, y: Moments) -> Flow:
+    """``x + y`` of independent terms."""
+    return Flow(x + y, lambda g: {x: g.fold(x.shape), y: g.fold(y.shape)})
+
+
+def function(x: Moments, phi: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Flow:
+    """A scalar function with its derivative."""
+    u = x.on_grid()
+    derivative = x.map(slope(u))
+    return Flow(x.map(phi(u)), lambda g: {x: product(g, derivative)})
+
+
+def reindex(x: Moments, forth: Callable[[Moments], Moments], back: Callable[[Moments], Moments]) -> Flow:
+    """A reindexing and its adjoint."""
+    return Flow(forth(x), lambda g: {x: back(g)})
+
+
+class Tape:
+    """A chain of flows run forward as it is written and backward by :meth:`back`."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[Moments, Flow]] = []
+
+    def __call__(self, flow: Flow) -> Moments:
+        """Record a flow; returns its output under an identity of its own."""
+        out: Moments = replace(flow.out)
+        self._entries.append((out, flow))
+        return out
+
+    def back(self, seeds: dict[Moments, Moments]) -> dict[Moments, Moments]:
+        """Gradients of everything the chain was fed, from those of some of its outputs."""
+        grads = dict(seeds)
+        for out, flow in reversed(self._entries):
+            if out not in grads:
+                continue
+            for x, g in flow.back(grads[out]).items():
+                grads[x] = grads[x] + g if x in grads else g
+        return grads

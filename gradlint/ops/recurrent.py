@@ -1,0 +1,228 @@
+"""``nn.RNN``, ``nn.LSTM`` and ``nn.GRU``: one step's law, unrolled over time.
+
+Successive steps are treated as if their weights were fresh, which is right to leading order for a vanilla RNN (Pascanu et al.
+2013; Chen, Pennington & Schoenholz 2018, arXiv:1806.05394). A gated cell adds a diagonal path, and there the reused weight
+makes the growth coherent (``a + g`` per step, not ``√(a² + g²)``): its far past is underestimated, its parameters' gradients,
+which the last steps dominate, are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from gradlint.moments import Array, Moments, concat, total
+from gradlint.ops.primitives import Tape, affine, function, multiply, plus
+from gradlint.ops.registry import Call, Flow, transfer
+
+__all__: list[str] = []
+
+
+def _sigmoid(u: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-u)))
+
+
+def _gate(tape: Tape, x: Moments) -> Moments:
+    return tape(function(x, _sigmoid, lambda u: _sigmoid(u) * (1 - _sigmoid(u))))
+
+
+def _tanh(tape: Tape, x: Moments) -> Moments:
+    return tape(function(x, np.tanh, lambda u: 1 - np.tanh(u) ** 2))
+
+
+def _complement(tape: Tape, x: Moments) -> Moments:
+    return tape(Flow(x.scale(-1).shift(1.0), lambda g: {x: g.scale(-1)}))
+
+
+class _Weights:
+    """The parameters of one direction of one layer, cut into gates; collects their gradients over the steps."""
+
+    def __init__(self, parameters: dict[str, Moments], suffix: str, gates: int) -> None:
+        self.gates = gates
+        names = [f"{kind}_{side}{suffix}" for kind in ("weight", "bias") for side in ("ih", "hh")]
+        self.whole = {name: parameters[name] for name in names if name in parameters}
+        if f"weight_hr{suffix}" in parameters:
+            raise NotImplementedError("an LSTM with projections")
+        self.rows = {
+            name: [_gate_rows(x, gate, gates) for gate in range(gates)] for name, x in self.whole.items()
+        }
+        self.suffix = suffix
+
+    def drive(self, tape: Tape, side: str, x: Moments, gate: int) -> Moments:
+        """``W x + b`` of one gate from one side."""
+        bias = self.rows.get(f"bias_{side}{self.suffix}")
+        return tape(affine(x, self.rows[f"weight_{side}{self.suffix}"][gate], None if bias is None else bias[gate]))
+
+    def gradients(self, grads: dict[Moments, Moments]) -> dict[Moments, Moments]:
+        """Gate gradients put together per parameter."""
+        out = {}
+        for name, whole in self.whole.items():
+            parts = [grads[row] if row in grads else Moments.zeros(row.shape) for row in self.rows[name]]
+            out[whole] = concat(parts, 0)
+        return out
+
+
+def _gate_rows(x: Moments, gate: int, gates: int) -> Moments:
+    """The rows of one gate; from the real values where the gates were initialised apart."""
+    if x.value is not None:
+        size = x.shape[0] // gates
+        return Moments.of_sample(x.value[gate * size : (gate + 1) * size])
+    return x.resize(0, x.shape[0] // gates)
+
+
+_Step = Callable[[Tape, _Weights, Moments, tuple[Moments, ...]], tuple[Moments, ...]]
+
+
+def _rnn_step(slope: str) -> _Step:
+    def step(tape: Tape, w: _Weights, x: Moments, state: tuple[Moments, ...]) -> tuple[Moments, ...]:
+        u = tape(plus(w.drive(tape, "ih", x, 0), w.drive(tape, "hh", state[0], 0)))
+        if slope == "relu":
+            return (tape(function(u, lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(float))),)
+        return (_tanh(tape, u),)
+
+    return step
+
+
+def _lstm_step(tape: Tape, w: _Weights, x: Moments, state: tuple[Moments, ...]) -> tuple[Moments, ...]:
+    h, c = state
+    i, f, g, o = (tape(plus(w.drive(tape, "ih", x, k), w.drive(tape, "hh", h, k))) for k in range(4))
+    i, f, g, o = _gate(tape, i), _gate(tape, f), _tanh(tape, g), _gate(tape, o)
+    c = tape(plus(tape(multiply(f, c)), tape(multiply(i, g))))
+    return tape(multiply(o, _tanh(tape, c))), c
+
+
+def _gru_step(tape: Tape, w: _Weights, x: Moments, state: tuple[Moments, ...]) -> tuple[Moments, ...]:
+    (h,) = state
+    r = _gate(tape, tape(plus(w.drive(tape, "ih", x, 0), w.drive(tape, "hh", h, 0))))
+    z = _gate(tape, tape(plus(w.drive(tape, "ih", x, 1), w.drive(tape, "hh", h, 1))))
+    inner = tape(multiply(r, w.drive(tape, "hh", h, 2)))
+    n = _tanh(tape, tape(plus(w.drive(tape, "ih", x, 2), inner)))
+    return (tape(plus(tape(multiply(_complement(tape, z), n)), tape(multiply(z, h)))),)
+
+
+def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: int, step: _Step) -> Flow:
+    """All layers and directions; the input is (time, batch, features) here."""
+    options, given = call.options, dict(call.parameters)
+    steps, batch, _ = x.shape
+    hidden, directions = options["hidden_size"], 2 if options["bidirectional"] else 1
+    passes: list[tuple[Tape, _Weights, Moments, list[Moments], list[tuple[Moments, ...]]]] = []
+    layer_input, layers, finals = x, [], []
+    for layer in range(options["num_layers"]):
+        outs = []
+        for direction in range(directions):
+            suffix = f"_l{layer}" + ("_reverse" if direction else "")
+            weights, tape = _Weights(given, suffix, gates), Tape()
+            entry = layer_input.resize(0, 1).reshape(layer_input.shape[1:])
+            state = tuple(
+                Moments.zeros((batch, hidden)) if s is None else s.resize(0, 1).reshape((batch, hidden)) for s in initial
+            )
+            inputs, states = [], []
+            for _t in range(steps):
+                moment = Moments(entry.dims, entry.mean, entry.v)
+                state = step(tape, weights, moment, state)
+                inputs.append(moment)
+                states.append(state)
+            passes.append((tape, weights, layer_input, inputs, states))
+            outs.append(concat([s[0].reshape((1, batch, hidden)) for s in states], 0))
+            finals.append(states[-1])
+        layers.append(outs)
+        layer_input = outs[0] if directions == 1 else concat(outs, 2)
+        if options["dropout"] > 0 and layer < options["num_layers"] - 1:
+            raise NotImplementedError("dropout between recurrent layers")
+    state_outs = tuple(concat([f[i].reshape((1, batch, hidden)) for f in finals], 0) for i in range(len(initial)))
+
+    def back(g: tuple[Any, ...]) -> dict[Moments, Moments]:
+        out_grad, final_grads = g[0], g[1:]
+        grads: dict[Moments, Moments] = {}
+        for layer in reversed(range(options["num_layers"])):
+            below: list[Moments] = []
+            for direction in range(directions):
+                index = layer * directions + direction
+                tape, weights, source, inputs, states = passes[index]
+                seeds: dict[Moments, Moments] = {}
+                for t in range(steps):
+                    part = _at_step(out_grad, steps - 1 - t if direction else t, steps, hidden)
+                    if part is not None:
+                        seeds[states[t][0]] = part
+                for i, final in enumerate(final_grads):
+                    if final is not None:
+                        own = final.resize(0, 1).reshape((batch, hidden))
+                        last = states[-1][i]
+                        seeds[last] = seeds[last] + own if last in seeds else own
+                found = tape.back(seeds)
+                grads.update(weights.gradients(found))
+                each = [found.get(m, Moments.zeros(m.shape)) for m in inputs]
+                each = each[::-1] if direction else each
+                below.append(concat([e.reshape((1, *e.shape)) for e in each], 0))
+                del source
+            out_grad = total(below)
+        grads[x] = out_grad
+        return grads
+
+    return Flow((layer_input, *state_outs), back)
+
+
+def _at_step(g: Moments | None, t: int, steps: int, hidden: int) -> Moments | None:
+    """The gradient at one time step: all of it where the reader took a single step, an equal share otherwise."""
+    if g is None:
+        return None
+    taken = dict(g.taken).get(0)
+    if taken is not None:
+        if taken % steps != t:
+            return None
+        g = g.scale(steps**0.5)
+    part = g.resize(0, 1).reshape(g.shape[1:])
+    return part.resize(1, hidden)
+
+
+def _recurrent(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: int, step: _Step) -> Flow:
+    if len(x.dims) != 3:
+        raise NotImplementedError("an unbatched or packed sequence")
+    if not call.options["batch_first"]:
+        flow = _unroll(call, x, initial, gates, step)
+        return _shaped(flow)
+    turned = x.transpose(0, 1)
+    flow = _unroll(call, turned, initial, gates, step)
+    out = flow.out[0].transpose(0, 1)
+
+    def back(g: tuple[Any, ...]) -> dict[Moments, Moments]:
+        first = None if g[0] is None else g[0].transpose(0, 1)
+        grads = flow.back((first, *g[1:]))
+        grads[x] = grads.pop(turned).transpose(0, 1)
+        return grads
+
+    return _shaped(Flow((out, *flow.out[1:]), back))
+
+
+def _shaped(flow: Flow) -> Flow:
+    """``(output, state)`` as the module returns it: an LSTM's state is itself a pair."""
+    if len(flow.out) == 2:
+        return flow
+    out, *states = flow.out
+
+    def back(g: tuple[Any, Any]) -> dict[Moments, Moments]:
+        inner = g[1] if isinstance(g[1], tuple) else (None,) * len(states)
+        return dict(flow.back((g[0], *inner)))
+
+    return Flow((out, tuple(states)), back)
+
+
+@transfer(nn.RNN)
+def rnn(call: Call, input: Moments, hx: Moments | None = None) -> Flow:  # noqa: A002
+    """``h = φ(W x + b + U h + b')``: per step ``χ = H s² Eφ'²``."""
+    return _recurrent(call, input, (hx,), 1, _rnn_step(str(call.options["nonlinearity"])))
+
+
+@transfer(nn.LSTM)
+def lstm(call: Call, input: Moments, hx: Any = None) -> Flow:  # noqa: A002
+    """Hochreiter & Schmidhuber 1997, PyTorch's gate order i, f, g, o."""
+    return _recurrent(call, input, (None, None) if hx is None else tuple(hx), 4, _lstm_step)
+
+
+@transfer(nn.GRU)
+def gru(call: Call, input: Moments, hx: Moments | None = None) -> Flow:  # noqa: A002
+    """Cho et al. 2014, PyTorch's gate order r, z, n."""
+    return _recurrent(call, input, (hx,), 3, _gru_step)

@@ -1,0 +1,199 @@
+"""From a model to an ``fx.Graph`` with its parameters' laws and source lines.
+
+    with recording() as laws:
+        model = build()
+    traced = trace(model, inputs=None, laws=laws)
+
+:func:`trace` also takes a zero-argument callable and does the recording itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gradlint.errors import BuildError, InputError, TraceError
+from gradlint.findings import Location
+from gradlint.trace.calls import ModuleCalls
+from gradlint.trace.graph import InputSpec, ModuleRecord, ParameterRecord, Step, Traced, step
+from gradlint.trace.inits import Laws, recording
+from gradlint.trace.inputs import Arguments, parse_input, resolve
+from gradlint.trace.recorder import Recorder
+from gradlint.trace.source import owned, transparent, user_line
+from gradlint.trace.state import preserved, seeded
+from gradlint.trace.tree import map_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = [
+    "InputSpec",
+    "Laws",
+    "ModuleRecord",
+    "ParameterRecord",
+    "Step",
+    "Traced",
+    "build",
+    "parse_input",
+    "recording",
+    "step",
+    "trace",
+]
+
+Inputs = (
+    "tuple[Any, ...] | Mapping[str, Any] | torch.Tensor | Sequence[InputSpec | str] | None"  # what `inputs` may be
+)
+
+
+def trace(
+    model: nn.Module | Callable[[], nn.Module],
+    inputs: Any = None,
+    *,
+    laws: Laws | None = None,
+    file: str | None = None,
+) -> Traced:
+    """Run the model's forward once, in training mode, and record it. The model is left as it was.
+
+    Args:
+        model: a module, or a zero-argument callable that builds one; then the laws of its parameters are recorded.
+        inputs: a tuple of positional arguments, a dict of keyword arguments, one tensor, a list of
+            :class:`InputSpec` or texts for :func:`parse_input` (the arguments not named in it are guessed), or None (all
+            are guessed). Floating inputs made here are N(0, 1), integers uniform over their range.
+        laws: what :func:`recording` found when ``model`` was constructed; without it a module is judged by its values.
+        file: counts as the user's source even if it is installed in ``site-packages``.
+
+    Raises:
+        BuildError: the callable raised, or returned something else.
+        InputError: no inputs were found that the model accepts.
+        TraceError: forward raised, or its output depends on no parameter and no floating-point input.
+    """
+    with owned(file):
+        if not isinstance(model, nn.Module):
+            with recording(file) as laws:
+                model = build(model)
+        model = getattr(model, "_orig_mod", model)
+        laws = laws or Laws()
+        _check(model)
+        with ExitStack() as stack:
+            stack.enter_context(seeded())
+            stack.enter_context(preserved(model))
+            stack.enter_context(torch.enable_grad())
+            model.train()
+            given = resolve(model, inputs)
+            return _record(model, given, laws)
+
+
+@transparent
+def build(function: Callable[[], nn.Module]) -> nn.Module:
+    """Call ``function``; BuildError if it raises or returns no module."""
+    try:
+        made = function()
+    except Exception as error:
+        place = user_line(error.__traceback__)
+        raise BuildError(
+            f"building the model raised {type(error).__name__}: {error}", where=_where(place)
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise BuildError(f"expected an nn.Module, got {type(made).__name__}")
+    return made
+
+
+def _check(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise TraceError(f"parameter {name} is on the meta device", hint="construct the model on the CPU")
+
+
+def _record(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
+    recorder = Recorder(model)
+    calls = ModuleCalls(model, recorder)
+    names = iter(spec.name for spec in given.specs)
+    args, kwargs = map_tensors((given.args, given.kwargs), lambda t: t.detach().clone())
+    for tensor in given.tensors_of(args, kwargs):
+        recorder.input(next(names), tensor)
+    with seeded():
+        try:
+            with calls.watching(), recorder:
+                result = _run(model, args, kwargs)
+        except Exception as error:
+            place = user_line(error.__traceback__)
+            text = str(error).strip().partition("\n")[0]
+            raise TraceError(f"forward raised {type(error).__name__}: {text}", where=_where(place)) from error
+    output = recorder.finish(result)
+    if output is None:
+        raise TraceError("no floating-point output of the model depends on its parameters or inputs")
+    recorder.prune(name for name in calls.outputs.values() if name is not None)
+    return Traced(
+        graph=recorder.graph,
+        model=model,
+        parameters=_parameters(model, laws),
+        modules=_modules(model, laws, calls),
+        inputs=given.specs,
+        output=output.name,
+        location=laws.construction.module(model) or _defined(model),
+        assumptions=tuple(recorder.assumptions),
+    )
+
+
+@transparent
+def _run(model: nn.Module, args: Any, kwargs: Any) -> Any:
+    return model(*args, **kwargs)
+
+
+def _parameters(model: nn.Module, laws: Laws) -> dict[str, ParameterRecord]:
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    records = {}
+    for name, parameter in model.named_parameters():
+        records[name] = ParameterRecord(
+            names=tuple(names[id(parameter)]),
+            shape=tuple(parameter.shape),
+            dtype=str(parameter.dtype).removeprefix("torch."),
+            requires_grad=parameter.requires_grad,
+            law=laws.law(parameter),
+            location=laws.construction.parameter(parameter) or _constructed(model, name.rpartition(".")[0], laws),
+        )
+    return records
+
+
+def _modules(model: nn.Module, laws: Laws, calls: ModuleCalls) -> dict[str, ModuleRecord]:
+    return {
+        path: ModuleRecord(
+            path=path,
+            type=type(module).__name__,
+            output=calls.outputs[path],
+            constructed=_constructed(model, path, laws),
+            called=calls.called[path],
+        )
+        for path, module in model.named_modules()
+        if path in calls.called
+    }
+
+
+def _constructed(model: nn.Module, path: str, laws: Laws) -> Location | None:
+    """The line that made the module; for a copy, the line that made what it is in."""
+    while path:
+        found = laws.construction.module(model.get_submodule(path))
+        if found is not None:
+            return found
+        path = path.rpartition(".")[0]
+    return laws.construction.module(model)
+
+
+def _defined(model: nn.Module) -> Location | None:
+    """Where the model's class is written."""
+    try:
+        path = inspect.getsourcefile(type(model))
+        line = inspect.getsourcelines(type(model))[1]
+    except (OSError, TypeError):
+        return None
+    return None if path is None else Location(path, max(line, 1))
+
+
+def _where(place: Location | None) -> str:
+    return "" if place is None else f"{place.path}:{place.line}"

@@ -1,0 +1,110 @@
+"""What a function mode does not see: module calls, RNN leaves, ``autograd.Function``; patched in while tracing."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gradlint.trace.source import locate, transparent
+from gradlint.trace.tree import first_floating, tensors_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from gradlint.findings import Location
+    from gradlint.trace.recorder import Recorder
+
+__all__ = ["ModuleCalls"]
+
+_RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
+
+
+class ModuleCalls:
+    """Follows which module runs, and keeps what each returned at its last call.
+
+    Args:
+        model: its submodules are known by their paths.
+    """
+
+    def __init__(self, model: nn.Module, recorder: Recorder) -> None:
+        self.outputs: dict[str, str | None] = {}
+        self.called: dict[str, Location | None] = {}
+        self._recorder = recorder
+        self._paths = {id(module): path for path, module in model.named_modules()}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Patch ``nn.Module.__call__`` and ``autograd.Function.apply`` within the block."""
+        call_module = nn.Module.__call__
+        apply = torch.autograd.Function.__dict__["apply"]
+        recorder = self._recorder
+
+        @transparent
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            path = self._paths.get(id(module))
+            if recorder.busy or path is None:
+                return call_module(module, *args, **kwargs)
+            location, outer, recorder.module = locate(), recorder.module, path
+            try:
+                if is_recurrent_leaf(module):
+                    result = recorder.opaque("call_module", path, _Bound(call_module, module), args, kwargs)
+                else:
+                    result = call_module(module, *args, **kwargs)
+                self.called[path] = location
+                self.outputs[path] = recorder.run(self._output, result)
+            finally:
+                recorder.module = outer
+            return result
+
+        @transparent
+        def apply_function(cls: type, *args: Any, **kwargs: Any) -> Any:
+            function = apply.__get__(None, cls)
+            if recorder.busy or not recorder.run(self._any_live, args, kwargs):
+                return function(*args, **kwargs)
+            if cls.__name__ == "CheckpointFunction":
+                # Reentrant checkpoint runs forward without grad, and again with it in backward.
+                outer, recorder.grad_mode = recorder.grad_mode, torch.is_grad_enabled()
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    recorder.grad_mode = outer
+            return recorder.opaque("call_function", function, function, args, kwargs)
+
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        torch.autograd.Function.apply = classmethod(apply_function)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            nn.Module.__call__ = call_module  # type: ignore[method-assign]
+            torch.autograd.Function.apply = apply
+
+    def _any_live(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        return any(map(self._recorder.live, tensors_in((args, kwargs))))
+
+    def _output(self, result: Any) -> str | None:
+        tensor = first_floating(result)
+        if tensor is None or not self._recorder.live(tensor):
+            return None
+        return self._recorder.node(tensor).name
+
+
+class _Bound:
+    """``function(module, …)`` under the module's frame rules: callable without becoming a frame of its own."""
+
+    def __init__(self, function: Any, module: nn.Module) -> None:
+        self._function = function
+        self._module = module
+
+    @transparent
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(self._module, *args, **kwargs)
+
+
+def is_recurrent_leaf(module: nn.Module) -> bool:
+    """The module is an ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` that computes what torch's does from its own parameters."""
+    return isinstance(module, _RECURRENT) and (
+        any(type(module).forward is kind.forward for kind in _RECURRENT) and not hasattr(module, "parametrizations")
+    )
