@@ -78,8 +78,8 @@ class Moments:
     def of_array(values: npt.ArrayLike) -> Moments:
         """The law of a real array: its own analysis of variance (unbiased over pairs of distinct indices)."""
         x = np.asarray(values)
-        y = np.atleast_1d(x.astype(np.float64)).reshape([n for n in x.shape if n > 1] or [1])
-        table = _pair_averages(y).reshape((2,) * sum(n > 1 for n in x.shape))
+        y = x.astype(np.float64).reshape([n for n in x.shape if n > 1])
+        table = _pair_averages(y)
         for axis, n in enumerate(n for n in x.shape if n > 1):
             same, averaged = _take(table, axis, 1), _take(table, axis, 0)
             table = np.stack([(n * averaged - same) / (n - 1), same], axis)

@@ -57,7 +57,7 @@ def sub(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:  # noq
     return add(call, input, other, alpha=-alpha)
 
 
-@transfer(torch.rsub, "rsub")
+@transfer(torch.rsub)
 def rsub(call: Call, input: Any, other: Any) -> Flow:  # noqa: A002
     """``other − input``."""
     if _is_number(other):

@@ -80,7 +80,7 @@ def transfer(*targets: Any) -> Callable[[Callable[..., Flow]], Callable[..., Flo
 
     def register(function: Callable[..., Flow]) -> Callable[..., Flow]:
         op = Op(function.__name__.strip("_"), function, targets)
-        for target in targets:
+        for target in dict.fromkeys(targets):  # torch gives some functions two homes
             if target in TABLE:
                 raise ValueError(f"{target!r} already has the transfer function {TABLE[target].name!r}")
             TABLE[target] = op

@@ -1,0 +1,28 @@
+"""The JSON format: ``Report.to_dict()``, described by ``schema.json`` beside this file."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from gradlint.findings import Report
+from gradlint.report.view import View, relative
+
+__all__ = ["render"]
+
+
+def render(report: Report, view: View) -> str:
+    """One JSON document. Numbers that JSON does not have (infinity, NaN) become the strings ``"inf"``, ``"-inf"``, ``"nan"``."""
+    return json.dumps(_plain(report.to_dict(), view), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any, view: View) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, dict):
+        place = value.keys() == {"path", "line", "column"}
+        return {k: relative(v, view.root) if place and k == "path" else _plain(v, view) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, view) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

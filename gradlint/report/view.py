@@ -1,0 +1,35 @@
+"""How a report is shown, as opposed to what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["View", "relative"]
+
+
+@dataclass(frozen=True)
+class View:
+    """How a report is shown.
+
+    Args:
+        color: with colours and hyperlinks.
+        width: columns of the terminal; None does not wrap.
+        quiet: findings and failures only.
+        verbose: also what a clean model was found to be.
+        root: paths below it are shown relative to it.
+    """
+
+    color: bool = False
+    width: int | None = None
+    quiet: bool = False
+    verbose: bool = False
+    root: Path = field(default_factory=Path.cwd)
+
+
+def relative(path: str, root: Path) -> str:
+    """A path as the user would type it: relative to ``root`` when below it."""
+    try:
+        return str(Path(path).relative_to(root))
+    except ValueError:
+        return path

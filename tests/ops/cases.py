@@ -1,0 +1,161 @@
+"""One case or more per transfer function: the call, on which laws, and how close the formula must come.
+
+Written as ``case(target, args, kwargs)``; a tensor argument is its :class:`Moments`. The test runs the real function on
+tensors drawn from these laws, differentiates it, and compares.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from gradlint.moments import Moments
+
+
+@dataclass(frozen=True)
+class Case:
+    """``tolerance`` is in bits of rms."""
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    tolerance: float = 0.06
+    label: str = ""
+
+
+def law(*shape: int, mean: float = 0.0, var: float = 1.0, **shared: float) -> Moments:
+    """Iid entries plus components ``along01=0.5``: variance 0.5 that varies along axes 0 and 1 only."""
+    x = Moments.iid(shape, mean, var)
+    v = x.v.copy()
+    for key, variance in shared.items():
+        varying = {int(c) for c in key.removeprefix("along")}
+        v[tuple(int(d in varying) for d, n in enumerate(shape) if n > 1)] = variance
+    return Moments(x.dims, mean, v)
+
+
+def known(values: Any) -> Moments:
+    array = np.asarray(values)
+    if array.dtype.kind in "iub":
+        zero = Moments.zeros(array.shape)
+        return Moments(zero.dims, 0.0, zero.v, array)
+    return Moments.of_array(array)
+
+
+x34 = law(8, 6, 32, mean=0.3, along0=0.2, along1=0.1, along2=0.15)
+image = law(4, 12, 8, 8, mean=0.4, along1=0.2, along01=0.3)
+bias = law(24, var=0.1)
+ids = known(np.random.default_rng(0).integers(0, 20, (8, 6)))
+causal = known(np.tril(np.ones((16, 16), dtype=bool)))
+heads = law(4, 3, 16, 32)
+
+CASES: list[Case] = [
+    # linear
+    Case(F.linear, (x34, law(24, 32, var=1 / 32), bias)),
+    Case(F.linear, (x34, law(24, 32, mean=0.1, var=1 / 32))),
+    Case(torch.matmul, (law(4, 6, 32, along0=0.3), law(4, 32, 20, along1=0.3))),
+    Case(torch.matmul, (law(4, 6, 32), law(32, 20))),
+    Case(torch.matmul, (law(1, 6, 32), law(4, 32, 20))),
+    Case("matmul", (law(6, 32), law(32))),
+    Case(torch.addmm, (bias, law(8, 32), law(32, 24, var=1 / 32))),
+    Case(torch.baddbmm, (law(4, 6, 24), law(4, 6, 32), law(4, 32, 24)), {"beta": 0.5, "alpha": 0.2}),
+    Case(torch.einsum, ("bqd,bkd->bqk", law(4, 6, 32), law(4, 9, 32))),
+    Case(torch.einsum, ("...d,de->...e", law(4, 6, 32), law(32, 9))),
+    Case(F.bilinear, (law(8, 16), law(8, 12), law(10, 16, 12, var=0.02), law(10))),
+    # combinations
+    Case(torch.add, (x34, law(32, mean=1.0))),
+    Case(torch.add, (x34, law(8, 6, 32)), {"alpha": 0.5}),
+    Case(torch.sub, (x34, law(8, 6, 32, mean=2.0))),
+    Case(torch.rsub, (x34, 1.0)),
+    Case(torch.neg, (x34,)),
+    Case(torch.mul, (x34, law(8, 1, 32, mean=0.5, var=0.3))),
+    Case(torch.mul, (x34, 0.3)),
+    Case(torch.div, (x34, law(8, 6, 1, mean=4.0, var=0.1))),
+    Case(torch.div, (x34, 3.0)),
+    Case(torch.where, (causal, law(4, 3, 16, 16), 0.5)),
+    Case(torch.masked_fill, (law(4, 16, 16, mean=0.2), causal, 0.0)),
+    Case(torch.sum, (x34, 1)),
+    Case(torch.mean, (x34, (1, 2)), {"keepdim": True}),
+    # shapes
+    Case(torch.reshape, (x34, (48, 32))),
+    Case("view", (x34, 8, 6, 4, 8)),
+    Case(torch.permute, (x34, (2, 0, 1))),
+    Case(torch.transpose, (x34, 0, 2)),
+    Case(torch.t, (law(6, 32, along0=0.5),)),
+    Case(torch.movedim, (x34, 0, -1)),
+    Case("expand", (law(8, 1, 32, along0=0.4), 8, 5, 32)),
+    Case("repeat", (law(8, 6, along0=0.4), 2, 3)),
+    Case(torch.repeat_interleave, (law(8, 6, along0=0.4), 3), {"dim": 1}),
+    Case(torch.narrow, (x34, 1, 0, 2)),
+    Case(torch.select, (x34, 1, -1)),
+    Case(operator.getitem, (x34, (slice(None), slice(1, 4), None, 0))),
+    Case(operator.getitem, (x34, (slice(None), known([0, 2, 4])))),
+    Case(torch.index_select, (x34, 1, known([0, 2, 4]))),
+    Case(torch.chunk, (x34, 2), {"dim": -1}),
+    Case(torch.split, (x34, [8, 24]), {"dim": -1}),
+    Case(torch.unbind, (x34, 1)),
+    Case(torch.cat, ([x34, law(8, 2, 32, mean=1.0)], 1)),
+    Case(torch.stack, ([law(8, 32), law(8, 32, mean=1.0)],), {"dim": 1}),
+    Case(torch.flip, (x34, (1,))),
+    Case(F.pad, (image, (1, 1, 2, 2))),
+    Case(F.pixel_shuffle, (image, 2)),
+    Case(torch.select_scatter, (x34, law(8, 32, mean=1.0), 1, 0)),
+    # convolutions
+    Case(F.conv1d, (law(4, 12, 20, mean=0.4, along1=0.2), law(24, 12, 5, var=1 / 60), bias), {"padding": 2}),
+    Case(F.conv2d, (image, law(24, 12, 3, 3, var=1 / 108), bias), {"padding": 1}),
+    Case(F.conv2d, (image, law(24, 12, 3, 3, var=1 / 108)), {"padding": 1, "stride": 2}),
+    Case(F.conv2d, (image, law(24, 3, 3, 3, var=1 / 27)), {"padding": 4, "dilation": 4, "groups": 4}),
+    Case(F.conv2d, (image, law(12, 1, 3, 3, var=1 / 9)), {"padding": 1, "groups": 12}),
+    Case(F.conv2d, (image, law(24, 12, 1, 1, var=1 / 12)), {"stride": 2}),
+    Case(F.conv2d, (image, law(24, 12, 8, 8, var=1 / 768))),
+    Case(F.conv2d, (law(4, 12, 8, 8), law(24, 12, 3, 3, mean=0.2, var=0.01)), {"padding": 1}, 0.12),
+    Case(F.conv3d, (law(2, 6, 6, 6, 6, mean=0.3), law(12, 6, 3, 3, 3, var=1 / 162)), {"padding": 1}),
+    Case(F.conv_transpose1d, (law(4, 12, 20, mean=0.4), law(12, 24, 4, var=1 / 24), bias), {"stride": 2, "padding": 1}),
+    Case(F.conv_transpose2d, (image, law(12, 24, 4, 4, var=1 / 48), bias), {"stride": 2, "padding": 1}),
+    Case(F.conv_transpose2d, (law(4, 64, 1, 1), law(64, 24, 4, 4, var=1 / 64))),
+    Case(F.conv_transpose3d, (law(2, 6, 4, 4, 4), law(6, 8, 2, 2, 2, var=1 / 6)), {"stride": 2}),
+    # norms
+    Case(F.layer_norm, (x34, (32,), law(32, mean=1.0, var=0.1), law(32, var=0.1))),
+    Case(F.rms_norm, (law(8, 6, 32, along0=0.2, along1=0.1), (32,), law(32, mean=1.0, var=0.1)), {}, 0.1),
+    Case(F.batch_norm, (image, None, None, law(12, mean=1.0, var=0.1), law(12, var=0.1), True)),
+    Case(F.batch_norm, (law(32, 40, mean=0.5, along1=0.3), None, None, None, None, True)),
+    Case(F.group_norm, (image, 3, law(12, mean=1.0, var=0.1), law(12, var=0.1)), {}, 0.1),
+    Case(F.instance_norm, (law(4, 12, 8, 8, mean=0.4, along1=0.2, along01=0.3),)),
+    Case(F.normalize, (law(8, 6, 32),), {"dim": -1}),
+    # pooling
+    Case(F.avg_pool1d, (law(4, 12, 20, mean=0.4, along1=0.2), 2)),
+    Case(F.avg_pool2d, (image, 2)),
+    Case(F.avg_pool2d, (image, 3), {"stride": 2, "padding": 1}, 0.12),
+    Case(F.avg_pool3d, (law(2, 6, 4, 4, 4, mean=0.3), 2)),
+    Case(F.adaptive_avg_pool2d, (image, 1)),
+    Case(F.adaptive_avg_pool2d, (image, (4, 2))),
+    Case(F.max_pool1d, (law(4, 12, 20, along1=0.5), 2)),
+    Case(F.max_pool2d, (image, 2), {}, 0.08),
+    Case(F.max_pool2d, (image, 3), {"stride": 2, "padding": 1}, 0.15),
+    Case(F.max_pool3d, (law(2, 6, 4, 4, 4, mean=0.3), 2)),
+    Case(F.adaptive_max_pool2d, (law(4, 12, 8, 8), 1)),
+    Case(F.interpolate, (image,), {"scale_factor": 2}),
+    Case(F.interpolate, (image,), {"scale_factor": 2, "mode": "bilinear"}),
+    # attention
+    Case(F.softmax, (law(4, 16, 32, var=1.0),), {"dim": -1}),
+    Case(F.softmax, (law(4, 16, 32, var=4.0, along01=1.0),), {"dim": -1}),
+    Case(F.scaled_dot_product_attention, (heads, heads, heads)),
+    Case(F.scaled_dot_product_attention, (law(4, 3, 16, 32, along013=0.5, var=0.5), heads, heads), {"is_causal": True}),
+    Case(F.scaled_dot_product_attention, (heads, heads, heads, causal)),
+    Case(F.scaled_dot_product_attention, (law(2, 4, 16, 32), law(2, 2, 16, 32), law(2, 2, 16, 32)), {"enable_gqa": True}),
+    Case(
+        F.multi_head_attention_forward,
+        (law(16, 4, 48), law(16, 4, 48), law(16, 4, 48), 48, 3, law(144, 48, var=1 / 96), law(144, var=0.0), None, None,
+         False, 0.0, law(48, 48, var=1 / 144), law(48, var=0.0)),
+    ),
+    # regularisers, embeddings, parametric activations
+    Case(F.dropout, (x34, 0.3)),
+    Case(F.dropout2d, (image, 0.3)),
+    Case(F.embedding, (ids, law(20, 32, along1=0.2))),
+    Case(F.prelu, (image, law(1, mean=0.25, var=0.0))),
+    Case(F.glu, (law(8, 6, 32, mean=0.3),), {"dim": -1}),
+]  # fmt: skip
