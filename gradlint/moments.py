@@ -501,7 +501,7 @@ def _sum_subsets(v: Array) -> Array:
 def _from_pairs(
     dims: tuple[Atoms, ...], mean: float, table: Array, value: npt.NDArray[np.generic] | None = None
 ) -> Moments:
-    v = np.array(table, dtype=np.float64)
+    v = np.array(table, dtype=np.float64, ndmin=0)
     for axis in range(v.ndim):
         v[(slice(None),) * axis + (1,)] -= v[(slice(None),) * axis + (0,)]
     v[(0,) * v.ndim] -= mean**2

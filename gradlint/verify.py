@@ -24,12 +24,13 @@ from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from gradlint.errors import BuildError, InputError, TraceError
 from gradlint.trace.graph import InputSpec
 
-__all__ = ["Comparison", "Entry", "Errors", "Measured", "Predicted", "Size", "Zero", "compare", "measure"]
+__all__ = ["Comparison", "Entry", "Errors", "Measured", "Predicted", "Size", "Zero", "backward", "compare", "measure"]
 
 FLOORS = {"float64": 1e-12, "float32": 1e-6}
 ZERO = 1e-3  # a gradient that is zero by symmetry must be predicted below this share of its layer's
@@ -227,6 +228,28 @@ def measure(model: nn.Module | Callable[[], nn.Module], inputs: Sequence[InputSp
             return _average(build, inputs, seeds, torch.float32)
 
 
+def backward(model: nn.Module, inputs: Sequence[InputSpec]) -> None:
+    """Run the model once, forward and backward, on random inputs and a random cotangent; gradients land in ``.grad``.
+
+    Raises:
+        InputError: forward raised.
+        TraceError: no floating-point output carries a gradient, or backward raised.
+    """
+    dtypes = [p.dtype for p in model.parameters() if p.is_floating_point()]
+    args, kwargs = _arguments(model, inputs, _draw(inputs, dtypes[0] if dtypes else torch.float32))
+    try:
+        result = model(*args, **kwargs)
+    except Exception as error:  # the user's forward may raise anything
+        raise InputError(f"forward raised {type(error).__name__}: {error}") from error
+    output = _floating(result)
+    if output is None or not output.requires_grad:
+        raise TraceError("no floating-point output carries a gradient")
+    try:
+        torch.autograd.backward(output, torch.randn_like(output))
+    except Exception as error:  # so may a custom autograd function
+        raise TraceError(f"backward raised {type(error).__name__}: {error}") from error
+
+
 def compare(analysis: Predicted, measured: Measured) -> Comparison:
     """Errors of a prediction, as the accuracy benchmark counts them."""
     predicted = {"parameter": analysis.parameters, "module": analysis.modules}
@@ -319,9 +342,8 @@ def _average(build: Callable[[], nn.Module], inputs: Sequence[InputSpec], seeds:
     for seed in range(seeds):
         _seed(seed)
         model = _fresh(build, dtype)
-        args, kwargs = _arguments(model, inputs, _draw(inputs, dtype))
         with _Outputs(model) as outputs:
-            _run(model, args, kwargs)
+            backward(model, inputs)
         for name, parameter in model.named_parameters():
             total = parameters.setdefault(name, _Sum())
             total.values.append(_mean_square(parameter))
@@ -339,20 +361,6 @@ def _average(build: Callable[[], nn.Module], inputs: Sequence[InputSpec], seeds:
         seeds=seeds,
         dtype=str(dtype).removeprefix("torch."),
     )
-
-
-def _run(model: nn.Module, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> None:
-    try:
-        result = model(*args, **kwargs)
-    except Exception as error:  # the user's forward may raise anything
-        raise InputError(f"forward raised {type(error).__name__}: {error}") from error
-    output = _floating(result)
-    if output is None or not output.requires_grad:
-        raise TraceError("no floating-point output carries a gradient")
-    try:
-        torch.autograd.backward(output, torch.randn_like(output))
-    except Exception as error:  # so may a custom autograd function
-        raise TraceError(f"backward raised {type(error).__name__}: {error}") from error
 
 
 class _Outputs:
@@ -456,8 +464,8 @@ class _Indexed(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> object:
-        if func is torch.embedding:
-            table, index = args[:2]
+        if func in (torch.embedding, functional.embedding):
+            table, index = args[:2] if func is torch.embedding else args[1::-1]
             for place, tensor in enumerate(self.inputs):
                 if tensor.data_ptr() == index.data_ptr():
                     self.sizes[place] = min(table.shape[0], self.sizes.get(place, table.shape[0]))

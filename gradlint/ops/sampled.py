@@ -134,6 +134,6 @@ def _mean_of(laws: list[Moments]) -> Moments:
     """Average the pair tables of several draws; the mean of their means keeps its sign."""
     mean = sum(x.mean for x in laws) / len(laws)
     square = sum(x.mean**2 for x in laws) / len(laws)
-    v = sum((x.v for x in laws), np.zeros_like(laws[0].v)) / len(laws)
+    v = np.array(sum((x.v for x in laws), np.zeros_like(laws[0].v)) / len(laws))
     v[(0,) * v.ndim] += square - mean**2
     return Moments(laws[0].dims, mean, v)

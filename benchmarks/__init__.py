@@ -1,0 +1,1 @@
+"""Benchmarks: one command each, tables committed in README.md."""

@@ -1,0 +1,252 @@
+"""Where the gradient grows: gains along the graph, split into causes that multiply back to the total.
+
+Mean field makes gradient energy (sum of squares over entries) additive over paths, so the gain from the loss to a node is one
+number per node. The *spine* is the chain of nodes that all gradient to the input must pass (the dominators); between two
+neighbours of the spine lies one segment, a single op or a region with several paths, and the bits of the segments add up to
+the end-to-end gain exactly.
+
+A gain is a ratio of norms, ``‖Jᵀv‖/‖v‖``, in bits: +1 doubles the gradient's norm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import networkx as nx
+from torch import fx
+
+from gradlint.analysis import Analysis
+from gradlint.moments import Moments
+from gradlint.trace.graph import Step, step
+
+__all__ = ["Loop", "Paths", "Segment", "find_paths"]
+
+_ENTRY = "<input>"
+_NORMS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "normalize")
+_LINEAR = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "addmm")
+_PRODUCTS = ("matmul", "bmm", "mm", "einsum", "baddbmm", "bilinear")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of the spine, from ``start`` (nearer the loss) to ``end``.
+
+    Args:
+        cause: ``weights``, ``activation``, ``norm``, ``residual``, ``recurrence`` or ``other``.
+        log2: bits of gradient norm gained from start to end.
+        nodes: the ops whose backward the segment is.
+        parameter: the weight that acts in it, if one does.
+        normalised: a norm on the way out makes the segment's weight scale-invariant.
+    """
+
+    start: str
+    end: str
+    cause: str
+    log2: float
+    nodes: tuple[str, ...]
+    module: str
+    parameter: str | None = None
+    normalised: bool = False
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One weight used at successive steps.
+
+    Args:
+        parameter: its name.
+        nodes: the ops that use it, first step first.
+        log2: bits of gradient norm gained per step back in time.
+        steps: how many.
+    """
+
+    parameter: str
+    nodes: tuple[str, ...]
+    log2: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Gains of one analysis.
+
+    Args:
+        log2: end-to-end gain from the output to the input, in bits; None when nothing leads there.
+        segments: of the spine, from the output to the input; their bits sum to ``log2``.
+        gains: node name to the bits of its gradient's norm over the output's.
+        loops: weights used at successive steps.
+    """
+
+    log2: float | None
+    segments: tuple[Segment, ...]
+    gains: Mapping[str, float]
+    loops: tuple[Loop, ...]
+
+
+def find_paths(analysis: Analysis) -> Paths:
+    """Gains, spine and loops of an analysed model."""
+    flowed = analysis.flowed
+    nodes = {n.name: n for n in flowed.traced.graph.nodes}
+    energy = {name: _energy(g) for name, g in flowed.backward.items()}
+    source = flowed.traced.output
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_node(source)
+    for edge in flowed.edges:
+        producer = nodes.get(edge.producer)
+        if producer is None or producer.op == "get_attr":
+            continue
+        graph.add_edge(edge.consumer, edge.producer, energy=edge.energy)
+    for name, node in nodes.items():
+        if _is_member(node):
+            graph.add_edge(name, str(node.args[0]), energy=energy.get(name, 0.0))
+    entries = _entries(graph, nodes, energy)
+    for name in entries:
+        graph.add_edge(name, _ENTRY, energy=energy[name])
+    gains = {n: 0.5 * math.log2(e / energy[source]) for n, e in energy.items() if e > 0 and energy[source] > 0}
+    loops = tuple(_loops(graph, nodes, energy))
+    if _ENTRY not in graph or not nx.has_path(graph, source, _ENTRY):
+        return Paths(None, (), gains, loops)
+    energy[_ENTRY] = sum(energy[name] for name in entries)
+    spine = [n for n in _spine(graph, source) if energy.get(n, 0.0) > 0]
+    reused = {name for loop in loops for name in loop.nodes}
+    segments = tuple(
+        _segment(graph, nodes, energy, start, end, reused) for start, end in zip(spine, spine[1:], strict=False)
+    )
+    total = 0.5 * math.log2(energy[_ENTRY] / energy[source])
+    return Paths(total, _with_norms(segments), gains, loops)
+
+
+def _energy(g: Moments) -> float:
+    return g.q * math.prod(g.shape)
+
+
+def _is_member(node: fx.Node) -> bool:
+    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem" and (
+        isinstance(node.args[0], fx.Node) and step(node.args[0]).shape is None
+    )
+
+
+def _entries(graph: nx.DiGraph[str], nodes: Mapping[str, fx.Node], energy: Mapping[str, float]) -> list[str]:
+    """Where gradient leaves the model: its floating inputs, or the lookups that stand in for them."""
+    floats = [n for n, node in nodes.items() if node.op == "placeholder" and n in graph and energy.get(n, 0.0) > 0]
+    if floats:
+        return floats
+    lookups = [n for n in graph if n in nodes and "embedding" in _op(nodes[n]) and energy.get(n, 0.0) > 0]
+    if lookups:
+        biggest = max(_vocabulary(nodes[n]) for n in lookups)
+        return [n for n in lookups if _vocabulary(nodes[n]) == biggest]
+    return [n for n in graph if graph.out_degree(n) == 0 and n in nodes and energy.get(n, 0.0) > 0]
+
+
+def _vocabulary(node: fx.Node) -> int:
+    weight = next((n for n in node.all_input_nodes if n.op == "get_attr"), None)
+    shape = None if weight is None else step(weight).shape
+    return shape[0] if shape else 0
+
+
+def _spine(graph: nx.DiGraph[str], source: str) -> list[str]:
+    idom = nx.immediate_dominators(graph, source)
+    chain = [_ENTRY]
+    while chain[-1] != source:
+        chain.append(idom[chain[-1]])
+    return chain[::-1]
+
+
+def _segment(
+    graph: nx.DiGraph[str],
+    nodes: Mapping[str, fx.Node],
+    energy: Mapping[str, float],
+    start: str,
+    end: str,
+    reused: Iterable[str],
+) -> Segment:
+    """One stretch of the spine: the ops between, and what they are called."""
+    inner = _between(graph, start, end)
+    ops = [n for n in inner if n in nodes]
+    log2 = 0.5 * math.log2(energy[end] / energy[start])
+    if set(ops) & set(reused) or any(nodes[n].op == "call_module" for n in ops):
+        cause = "recurrence"
+    elif len(ops) > 1:
+        cause = "residual"
+    else:
+        cause = _cause(nodes[start]) if start in nodes else "other"
+    weight = _weight(nodes, ops)
+    module = next((step(nodes[n]).module for n in ops), "")
+    return Segment(start, end, cause, log2, tuple(ops), module, weight)
+
+
+def _between(graph: nx.DiGraph[str], start: str, end: str) -> list[str]:
+    """Nodes on paths from start (included) to end (excluded)."""
+    seen, stack = {start}, [start]
+    while stack:
+        for n in graph.successors(stack.pop()):
+            if n != end and n not in seen:
+                seen.add(n)
+                stack.append(n)
+    return [n for n in graph if n in seen]
+
+
+def _op(node: fx.Node) -> str:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return str(name)
+
+
+def _cause(node: fx.Node) -> str:
+    op = _op(node)
+    if op in _LINEAR or (op in _PRODUCTS and any(n.op == "get_attr" for n in node.all_input_nodes)):
+        return "weights"
+    if op in _NORMS:
+        return "norm"
+    facts = step(node)
+    inputs = [n for n in node.all_input_nodes if step(n).floating]
+    if len(inputs) == 1 and step(inputs[0]).shape == facts.shape and op not in ("dropout", "softmax", "mul", "add", "div"):
+        return "activation" if _is_curved(op) else "other"
+    return "other"
+
+
+def _is_curved(op: str) -> bool:
+    return op not in {"view", "reshape", "clone", "contiguous", "to", "float", "sub", "neg", "getitem", "permute", "transpose"}
+
+
+def _weight(nodes: Mapping[str, fx.Node], ops: Iterable[str]) -> str | None:
+    """The last parameter of two or more axes that acts in these ops (nearest the loss first)."""
+    for name in ops:
+        for n in nodes[name].all_input_nodes:
+            facts: Step = step(n)
+            if n.op == "get_attr" and facts.value is None and len(facts.shape or ()) > 1:
+                return str(n.target)
+    return None
+
+
+def _with_norms(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """Mark weights whose output goes through a norm before anything else: their scale does not matter."""
+    out: list[Segment] = []
+    behind_norm = False
+    for s in segments:  # from the loss to the input
+        marked = s.cause == "weights" and behind_norm
+        out.append(Segment(s.start, s.end, s.cause, s.log2, s.nodes, s.module, s.parameter, marked))
+        if s.cause == "norm":
+            behind_norm = True
+        elif s.cause != "other":
+            behind_norm = False
+    return tuple(out)
+
+
+def _loops(graph: nx.DiGraph[str], nodes: Mapping[str, fx.Node], energy: Mapping[str, float]) -> Iterable[Loop]:
+    """Square weights used by at least four ops, each fed by the one before."""
+    users: dict[str, list[str]] = {}
+    for name, node in nodes.items():
+        for n in node.all_input_nodes:
+            shape = step(n).shape or ()
+            if n.op == "get_attr" and step(n).value is None and len(shape) == 2 and shape[0] == shape[1]:
+                users.setdefault(str(n.target), []).append(name)
+    for parameter, uses in users.items():
+        live = [u for u in uses if u in graph and energy.get(u, 0.0) > 0]
+        if len(live) < 4 or not all(nx.has_path(graph, late, early) for early, late in zip(live, live[1:], strict=False)):
+            continue
+        # the middle of the loop: the ends feel how the sequence starts and is read
+        first, last = len(live) // 4, len(live) - 1 - len(live) // 8
+        bits = 0.5 * math.log2(energy[live[first]] / energy[live[last]]) / max(last - first, 1)
+        yield Loop(parameter, tuple(live), bits, len(live))

@@ -1,0 +1,239 @@
+"""All that a rule may import.
+
+A rule reads a :class:`Context` (what was predicted about one model) and yields findings. Its docstring is its page; its
+thresholds come from :data:`LIMITS`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
+
+from gradlint.analysis import Analysis
+from gradlint.config import Settings
+from gradlint.findings import Confidence, Factor, Finding, Location, Severity
+from gradlint.moments import Moments
+from gradlint.paths import Loop, Paths, Segment, find_paths
+from gradlint.trace.graph import ParameterRecord, Step, step
+
+__all__ = [
+    "LIMITS",
+    "Confidence",
+    "Context",
+    "Factor",
+    "Finding",
+    "Limit",
+    "Location",
+    "Loop",
+    "Moments",
+    "Paths",
+    "Rule",
+    "Segment",
+    "Severity",
+    "bits",
+    "collapse",
+    "times",
+]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One threshold in bits of rms, with where it comes from."""
+
+    warning: float
+    error: float
+    source: str
+
+
+LIMITS: Mapping[str, Limit] = {
+    "explode": Limit(9.0, 10.0, "published failures lie above 1e3, the largest healthy model at 3e2"),
+    "vanish": Limit(-11.0, -13.3, "published failures lie below 1e-4; SGD fails near -5.5 bits, Adam near -13.5"),
+    "layer_large": Limit(1.5, 3.0, "He et al. 2015: a layer should keep the variance; 1.5 bits is 8 times it"),
+    "layer_small": Limit(-3.0, -5.0, "PyTorch's default weights give -2.8 bits with a sigmoid, the smallest in common use"),
+    "layers_total": Limit(4.0, 10.0, "one deviating layer shifts a scale; several multiply"),
+    "activation": Limit(-1.0, -2.0, "Eφ'² = 1/4: half of the gradient norm per layer; ReLU keeps 2^-0.5"),
+    "activation_total": Limit(-6.0, -10.0, "a sigmoid tower of three layers"),
+    "recurrence": Limit(5.0, 10.0, "Pascanu et al. 2013: growth is certain above radius 1; T·log2 of it is what training sees"),
+}
+"""Every threshold of the built-in rules, in bits of gradient norm."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a rule may know about one model.
+
+    Args:
+        analysis: the prediction.
+        target: the model as the user named it.
+        settings: of this run.
+    """
+
+    analysis: Analysis
+    target: str
+    settings: Settings = field(default_factory=Settings)
+
+    @cached_property
+    def paths(self) -> Paths:
+        """Gains over the graph."""
+        return find_paths(self.analysis)
+
+    @property
+    def parameters(self) -> Mapping[str, ParameterRecord]:
+        """Parameter records (law, source line) by canonical name."""
+        return self.analysis.flowed.traced.parameters
+
+    @cached_property
+    def steps(self) -> Mapping[str, Step]:
+        """Node name to what the tracer knows of it."""
+        return {n.name: step(n) for n in self.analysis.flowed.traced.graph.nodes if n.op != "output"}
+
+    @cached_property
+    def leaves(self) -> Mapping[str, object]:
+        """Leaf recurrent modules by node name."""
+        traced = self.analysis.flowed.traced
+        return {
+            n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"
+        }
+
+    def forward(self, node: str) -> Moments | None:
+        """Moments of a node's output."""
+        value = self.analysis.flowed.forward.get(node)
+        return value if isinstance(value, Moments) else None
+
+    def constructed(self, module: str) -> Location | None:
+        """The line that constructed a module, or the nearest module around it that has one."""
+        modules = self.analysis.flowed.traced.modules
+        while True:
+            record = modules.get(module)
+            if record is not None and record.constructed is not None:
+                return record.constructed
+            if not module:
+                return self.analysis.flowed.traced.location
+            module = module.rpartition(".")[0]
+
+    def guilty_line(self, parameter: str) -> Location | None:
+        """The user's initialiser call that wrote a parameter, else the line that constructed its module."""
+        record = self.parameters[parameter]
+        built = self.constructed(parameter.rpartition(".")[0]) or record.location
+        written = record.law.location
+        if written is None or built is None:
+            return written or built
+        return written
+
+    @cached_property
+    def confidence(self) -> Confidence:
+        """How sure the prediction is: all ops by formula, some sampled, some unknown."""
+        coverage = self.analysis.coverage
+        if coverage.opaque:
+            return Confidence.LOW
+        return Confidence.MEDIUM if coverage.sampled else Confidence.HIGH
+
+    def causes(self, segments: Sequence[Segment]) -> tuple[Factor, ...]:
+        """Bits by cause, the largest first."""
+        total: dict[str, float] = {}
+        count: dict[str, int] = {}
+        for s in segments:
+            total[s.cause] = total.get(s.cause, 0.0) + s.log2
+            count[s.cause] = count.get(s.cause, 0) + 1
+        order = sorted(total, key=lambda c: (-abs(total[c]), c))
+        return tuple(
+            Factor(c, total[c], f"{count[c]} × {times(total[c] / count[c])}") for c in order if abs(total[c]) > 0.05
+        )
+
+    def worst_group(self, segments: Iterable[Segment], sign: int) -> list[Segment]:
+        """Segments that share a source line and push most in one direction."""
+        groups: dict[Location | None, list[Segment]] = {}
+        for s in segments:
+            groups.setdefault(self.blamed(s), []).append(s)
+        located = {place: group for place, group in groups.items() if place is not None}
+        if not located:
+            return []
+        return max(located.values(), key=lambda group: sign * sum(s.log2 for s in group))
+
+    def blamed(self, segment: Segment) -> Location | None:
+        """The line a segment is the doing of."""
+        if segment.cause == "weights" and segment.parameter is not None:
+            return self.guilty_line(segment.parameter)
+        if segment.parameter is not None:
+            return self.constructed(segment.parameter.rpartition(".")[0])
+        return self.constructed(segment.module)
+
+
+class Rule(ABC):
+    """One check. Subclass it in a module named after its code; nothing to register."""
+
+    code: ClassVar[str]
+    name: ClassVar[str]
+    severity: ClassVar[Severity]
+
+    @abstractmethod
+    def check(self, context: Context) -> Iterable[Finding]:
+        """Yield what is wrong with the model."""
+
+    def finding(
+        self,
+        context: Context,
+        location: Location | None,
+        message: str,
+        *,
+        severity: Severity | None = None,
+        module: str = "",
+        evidence: Mapping[str, float | int | str] | None = None,
+        factors: tuple[Factor, ...] = (),
+        instances: Sequence[str] = (),
+        notes: Sequence[str] = (),
+        fix: str = "",
+    ) -> Finding:
+        """A finding of this rule about this model."""
+        return Finding(
+            self.code,
+            self.name,
+            severity or self.severity,
+            context.confidence,
+            message,
+            location,
+            context.target,
+            module,
+            dict(evidence or {}),
+            factors,
+            tuple(instances),
+            tuple(notes),
+            fix,
+        )
+
+
+def bits(gain: float) -> float:
+    """log2."""
+    return math.log2(gain)
+
+
+def times(log2: float) -> str:
+    """A gain in bits as the factor a reader knows: ``×4.3e5``."""
+    if abs(log2) > 1000:
+        return f"×2^{log2:.0f}"
+    factor = 2.0**log2
+    text = f"{factor:.2g}" if 1e-3 <= factor < 1e4 else f"{factor:.1e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+    return f"×{text}"
+
+
+def collapse(names: Iterable[str]) -> str:
+    """``blocks.0.fc, blocks.1.fc, …`` as ``blocks.{0…47}.fc``."""
+    patterns: dict[str, list[int]] = {}
+    for name in names:
+        match = re.search(r"\d+", name)
+        key = name if match is None else name[: match.start()] + "{}" + name[match.end() :]
+        patterns.setdefault(key, []).append(-1 if match is None else int(match.group()))
+    shown = []
+    for key, numbers in patterns.items():
+        if numbers == [-1] * len(numbers):
+            shown.append(key)
+        elif len(numbers) == 1:
+            shown.append(key.replace("{}", str(numbers[0])))
+        else:
+            shown.append(key.replace("{}", f"{{{min(numbers)}…{max(numbers)}}}"))
+    return ", ".join(shown)
