@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy                      the table and its summary
     python -m benchmarks.accuracy --only resnet        models whose name contains it (or matches the pattern)
-    python -m benchmarks.accuracy --detail gpt.py:GPT  predicted beside measured, module by module, in the order of forward
+    python -m benchmarks.accuracy --detail gpt.py:GPT  predicted beside measured, in the order of forward
     python -m benchmarks.accuracy --write              also commit the table to benchmarks/README.md
 
 What is measured is kept in benchmarks/.cache, keyed by fixture, inputs and seeds: a second run only predicts.
@@ -21,19 +21,25 @@ import statistics
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 import gradlint
-from gradlint.trace import InputSpec, parse_input
-from gradlint.verify import Comparison, Measured, Size, backward, compare, measure
+from gradlint.trace import parse_input
+from gradlint.verify import Comparison, Measured, backward, compare, measure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import nn
+
+    from gradlint.trace import InputSpec
+    from gradlint.verify import Size
 
 ROOT = Path(__file__).resolve().parent.parent
 ZOO = ROOT / "fixtures" / "zoo"
@@ -216,9 +222,9 @@ def summary(done: Sequence[Row]) -> list[str]:
         zeros = sum(len(c.zeros) for _, c in good)
         missing = sum(len(c.missing) for _, c in good)
         ratio = statistics.median(row.analysis_s / row.real_s for row, _ in good)
+        typical, before = (statistics.median(e.median for e in errors) for errors in (gradient, forward))
         lines += [
-            f"median over {len(good)} models of the median gradient error: "
-            f"{statistics.median(e.median for e in gradient):.3f} bit (forward {statistics.median(e.median for e in forward):.3f})",
+            f"median over {len(good)} models of the median gradient error: {typical:.3f} bit (forward {before:.3f})",
             f"models with 95 % of their gradients within 1 bit: {p95} of {len(good)}",
             f"zero by symmetry but not predicted so: {zeros}; measured but not predicted: {missing}",
             f"analysis time, median: {ratio:.1f} times one real forward and backward on the same single core",

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
+from torch import fx
+
 from gradlint.analysis import Analysis
 from gradlint.config import Settings
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
@@ -99,6 +101,33 @@ class Context:
         return {
             n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"
         }
+
+    def leaf_path(self, node: str) -> str:
+        """Module path of a leaf recurrent module."""
+        return str(self._node(node).target)
+
+    def output_shape(self, node: str) -> tuple[int, ...] | None:
+        """Shape of the first output of an op that returns several."""
+        value = self.analysis.flowed.forward.get(node)
+        first = value[0] if isinstance(value, tuple) else value
+        return first.shape if isinstance(first, Moments) else None
+
+    def by_any_name(self, name: str) -> ParameterRecord | None:
+        """A parameter by any of its names."""
+        return next((record for record in self.parameters.values() if name in record.names), None)
+
+    def is_leaf(self, module: str) -> bool:
+        """The module has no modules inside: it was constructed to do this one thing."""
+        modules = self.analysis.flowed.traced.modules
+        return bool(module) and not any(path.startswith(module + ".") for path in modules)
+
+    def op(self, node: str) -> str:
+        """The name of what a node calls."""
+        target = self._node(node).target
+        return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+
+    def _node(self, name: str) -> fx.Node:
+        return next(n for n in self.analysis.flowed.traced.graph.nodes if n.name == name)
 
     def forward(self, node: str) -> Moments | None:
         """Moments of a node's output."""

@@ -23,7 +23,7 @@ from gradlint.trace.graph import InputSpec, ModuleRecord, ParameterRecord, Step,
 from gradlint.trace.inits import Laws, recording
 from gradlint.trace.inputs import Arguments, parse_input, resolve
 from gradlint.trace.recorder import Recorder
-from gradlint.trace.source import owned, transparent, user_line
+from gradlint.trace.source import boundary, owned, transparent, user_line
 from gradlint.trace.state import preserved, seeded
 from gradlint.trace.tree import map_tensors
 
@@ -44,9 +44,7 @@ __all__ = [
     "trace",
 ]
 
-Inputs = (
-    "tuple[Any, ...] | Mapping[str, Any] | torch.Tensor | Sequence[InputSpec | str] | None"  # what `inputs` may be
-)
+Inputs = "tuple[Any, ...] | Mapping[str, Any] | torch.Tensor | Sequence[InputSpec | str] | None"  # what `inputs` may be
 
 
 def trace(
@@ -94,9 +92,7 @@ def build(function: Callable[[], nn.Module]) -> nn.Module:
         made = function()
     except Exception as error:
         place = user_line(error.__traceback__)
-        raise BuildError(
-            f"building the model raised {type(error).__name__}: {error}", where=_where(place)
-        ) from error
+        raise BuildError(f"building the model raised {type(error).__name__}: {error}", where=_where(place)) from error
     if not isinstance(made, nn.Module):
         raise BuildError(f"expected an nn.Module, got {type(made).__name__}")
     return made
@@ -108,6 +104,7 @@ def _check(model: nn.Module) -> None:
             raise TraceError(f"parameter {name} is on the meta device", hint="construct the model on the CPU")
 
 
+@boundary
 def _record(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
     recorder = Recorder(model)
     calls = ModuleCalls(model, recorder)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import inspect
-import math
+import itertools
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from gradlint.errors import InputError
 from gradlint.trace.graph import InputSpec
-from gradlint.trace.guess import candidates, finished_by_example, vocabulary
+from gradlint.trace.guess import candidates, examples, vocabulary
 from gradlint.trace.source import transparent, user_line
 from gradlint.trace.state import preserved, seeded
 from gradlint.trace.tree import map_tensors, tensors_in
 
-if TYPE_CHECKING:
-    from torch import nn
-
-__all__ = ["Arguments", "parse_input", "resolve"]
+__all__ = ["Arguments", "draw", "parse_input", "resolve"]
 
 _TRIES = 160
 _DTYPES = {
@@ -33,6 +32,8 @@ _DTYPES = {
     "int": "int64",
 }
 _HINT = "describe the inputs, for example --input 2,3,224,224 or --input ids:int64:2,128"
+_SHOWN = 6
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _FEW = 4  # samples per channel that a batch normalisation needs to be more than a sign
 
 
@@ -93,16 +94,24 @@ def resolve(model: nn.Module, inputs: Any) -> Arguments:
     raise InputError(f"inputs must be a tuple, a dict, a tensor or None, not {type(inputs).__name__}")
 
 
-def _given(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+def _given(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], specs: Sequence[InputSpec | None] = ()
+) -> Arguments:
+    """Arguments with a spec for each tensor: the one it was drawn from, else one read off it."""
     named = [*zip(_positional(model, len(args)), args, strict=True), *kwargs.items()]
-    specs: list[InputSpec] = []
+    drawn_from = iter(specs)
+    found: list[InputSpec] = []
     seen: set[int] = set()
     for name, value in named:
-        tensors = [t for t in Arguments.tensors_of(value, None) if id(t) not in seen]
+        tensors = list(tensors_in(value))
         for index, tensor in enumerate(tensors):
+            spec = next(drawn_from, None)
+            if id(tensor) in seen:
+                continue
             seen.add(id(tensor))
-            specs.append(_described(name if len(tensors) == 1 else f"{name}_{index}", tensor))
-    return Arguments(args, dict(kwargs), tuple(specs))
+            label = name if len(tensors) == 1 else f"{name}_{index}"
+            found.append(_described(label, tensor) if spec is None else replace(spec, name=label))
+    return Arguments(args, dict(kwargs), tuple(found))
 
 
 def _described(name: str, tensor: torch.Tensor) -> InputSpec:
@@ -126,29 +135,178 @@ def _signature(model: nn.Module) -> list[inspect.Parameter]:
 
 def _required(model: nn.Module) -> list[inspect.Parameter]:
     """The arguments that need a value: those without a default, at least the first one."""
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    named = [p for p in _signature(model) if p.kind not in variadic]
+    named = [p for p in _signature(model) if p.kind not in _VARIADIC]
+    if not named and inspect.Parameter.VAR_POSITIONAL in {p.kind for p in _signature(model)}:
+        return [inspect.Parameter("input", inspect.Parameter.POSITIONAL_ONLY)]
     return [p for p in named if p.default is inspect.Parameter.empty] or named[:1]
 
 
-def _guess(model: nn.Module, overrides: list[InputSpec]) -> Arguments:
-    example = finished_by_example(model) if not overrides else None
-    if example is not None:
-        args, kwargs = example
-        real = _given(model, *(map_tensors(part, lambda t: t) for part in (args, kwargs)))
-        if _holds_specs((args, kwargs)):
-            real = _drawn(model, args, kwargs)
-        return _accepted(model, [real])
+def _guess(model: nn.Module, overrides: list[InputSpec], batch: int = 2) -> Arguments:
+    """The first candidate that the model accepts, run with what ``overrides`` fix."""
+    failures: list[tuple[Arguments, Exception]] = []
+    for args, kwargs in itertools.islice(_tries(model, overrides, batch), _TRIES):
+        drawn = _drawn(model, args, kwargs)
+        outcome = _try(model, drawn)
+        if isinstance(outcome, Exception):
+            failures.append((drawn, outcome))
+            continue
+        if outcome < _FEW and batch < _FEW and not overrides:
+            try:
+                return _guess(model, overrides, _FEW)
+            except InputError:
+                return drawn
+        return drawn
+    raise _none_accepted(model, failures)
+
+
+def _tries(
+    model: nn.Module, overrides: list[InputSpec], batch: int
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Arguments worth a try, likely ones first; tensors are described by :class:`InputSpec`."""
+    if not overrides:
+        yield from examples(model, batch)
     fixed, extra = _placed(model, overrides)
-    choices: list[tuple[str, list[Any]]] = []
-    for parameter in _required(model):
-        if parameter.name not in fixed:
-            choices.append((parameter.name, candidates(model, parameter)))
-    if not choices and not fixed and not extra and not _signature(model):
-        choices = [("", [()])]
-    tries = []
-    for batch in (2, 4):
-        for picked in _in_order([c for _, c in choices]):
-            named = {name: _with_batch(v, batch) for (name, _), v in zip(choices, picked, strict=True)}
-            tries.append((batch, {**named, **fixed}))
-    return _accepted(model, [_bound(model, values, extra) for batch, values in tries if batch == 2], tries, extra)
+    free = [p for p in _required(model) if p.name not in fixed]
+    if extra:  # forward(*args)
+        yield tuple(extra), fixed
+        return
+    if not free:
+        yield (), fixed
+        return
+    for picked in _in_order([candidates(model, parameter, batch) for parameter in free]):
+        values = {**{p.name: value for p, value in zip(free, picked, strict=True)}, **fixed}
+        # Leading arguments by position: that works for positional-only ones and for *args too.
+        names = _positional(model, len(values))
+        lead = list(itertools.takewhile(values.__contains__, names))
+        yield tuple(values[n] for n in lead), {n: v for n, v in values.items() if n not in lead}
+
+
+def _placed(model: nn.Module, overrides: list[InputSpec]) -> tuple[dict[str, InputSpec], list[InputSpec]]:
+    """The arguments that overrides are for: by name, else the next ones by position; the rest if forward takes any."""
+    signature = _signature(model)
+    kinds = {p.kind for p in signature}
+    names = [p.name for p in signature if p.kind not in _VARIADIC]
+    fixed = {spec.name: spec for spec in overrides if spec.name}
+    unknown = [name for name in fixed if name not in names]
+    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
+        known = ", ".join(names) or "none"
+        raise InputError(f"{type(model).__name__}.forward has no argument {unknown[0]!r}; it has: {known}", hint=_HINT)
+    extra: list[InputSpec] = []
+    free = (name for name in names if name not in fixed)
+    for spec in (spec for spec in overrides if not spec.name):
+        name = next(free, None)
+        if name is not None:
+            fixed[name] = replace(spec, name=name)
+        elif inspect.Parameter.VAR_POSITIONAL in kinds:
+            extra.append(replace(spec, name=f"input_{len(extra)}"))
+        else:
+            raise InputError(
+                f"{len(overrides)} inputs given; {type(model).__name__}.forward takes {len(names)}", hint=_HINT
+            )
+    return fixed, extra
+
+
+def _in_order(choices: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+    """The product of choices, first those that take the first few of each."""
+    for total in range(sum(len(c) - 1 for c in choices) + 1):
+        for ranks in _ranks([len(c) for c in choices], total):
+            yield tuple(c[rank] for c, rank in zip(choices, ranks, strict=True))
+
+
+def _ranks(lengths: Sequence[int], total: int) -> Iterator[tuple[int, ...]]:
+    if not lengths:
+        if total == 0:
+            yield ()
+        return
+    # Equal ranks come first: arguments that go together (source and target) mostly look alike.
+    first = range(min(lengths[0] - 1, total) + 1)
+    for rank in sorted(first, key=lambda r: abs(r * len(lengths) - total)):
+        for rest in _ranks(lengths[1:], total - rank):
+            yield (rank, *rest)
+
+
+def _drawn(model: nn.Module, args: Any, kwargs: Any) -> Arguments:
+    """Draw the tensors that specs describe."""
+    high = vocabulary(model)
+    with seeded():
+        real = _realised((args, kwargs), high)
+    return _given(model, *real, specs=_specs_in((args, kwargs), high))
+
+
+def _realised(value: Any, high: int) -> Any:
+    if isinstance(value, InputSpec):
+        return draw(_bounded(value, high))
+    if isinstance(value, dict):
+        return {key: _realised(item, high) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_realised(item, high) for item in value)
+    return value
+
+
+def _specs_in(value: Any, high: int) -> list[InputSpec | None]:
+    """For each tensor in ``value``, in order, the spec it is drawn from; None for real tensors."""
+    if isinstance(value, InputSpec):
+        return [_bounded(value, high)]
+    if isinstance(value, dict):
+        return [spec for item in value.values() for spec in _specs_in(item, high)]
+    if type(value) in (list, tuple):
+        return [spec for item in value for spec in _specs_in(item, high)]
+    return [None for _ in tensors_in(value)]
+
+
+def _bounded(spec: InputSpec, high: int) -> InputSpec:
+    integral = "int" in spec.dtype
+    return replace(spec, high=high) if integral and spec.high is None else spec
+
+
+def draw(spec: InputSpec) -> torch.Tensor:
+    """A tensor of the described kind: N(0, 1), or integers uniform over their range (booleans: fair coins)."""
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(spec.shape, dtype=dtype)
+    return torch.randint(0, 2 if dtype == torch.bool else spec.high or 2, spec.shape).to(dtype)
+
+
+def _try(model: nn.Module, given: Arguments) -> int | Exception:
+    """Run forward once; the least number of samples per channel that a batch normalisation saw, or what was raised."""
+    samples: list[int] = []
+
+    def count(module: nn.Module, args: tuple[Any, ...]) -> None:
+        samples.extend(t.numel() // max(t.shape[1], 1) for t in args[:1] if isinstance(t, torch.Tensor) and t.dim() > 1)
+
+    with seeded(), preserved(model, parameters=False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.register_forward_pre_hook(count)
+        args, kwargs = map_tensors((given.args, dict(given.kwargs)), lambda t: t.clone())
+        try:
+            _call(model, args, kwargs)
+        except Exception as error:  # any way a model refuses an input; reported if none is accepted
+            return error
+    return min(samples, default=_FEW)
+
+
+@transparent
+def _call(model: nn.Module, args: Any, kwargs: Any) -> Any:
+    return model(*args, **kwargs)
+
+
+def _none_accepted(model: nn.Module, failures: list[tuple[Arguments, Exception]]) -> InputError:
+    name = type(model).__name__
+    arguments = ", ".join(p.name for p in _signature(model))
+    if not failures:
+        return InputError(f"no idea what {name}.forward({arguments}) takes", hint=_HINT)
+    first = failures[0][1]
+    place = user_line(first.__traceback__)
+    where = "" if place is None else f"{place.path}:{place.line}"
+    reason = f"{type(first).__name__}: {str(first).strip().partition(chr(10))[0]}"
+    if len({(type(error), str(error)) for _, error in failures}) == 1:
+        return InputError(f"forward of {name} raised {reason}, whatever the input", where=where, hint=_HINT)
+    shown = list(dict.fromkeys("; ".join(map(str, given.specs)) for given, _ in failures))
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    tried = " | ".join(shown[:_SHOWN])
+    message = (
+        f"no inputs found that {name}.forward({arguments}) accepts; tried {tried}{more}; the first raised {reason}"
+    )
+    return InputError(message, where=where, hint=_HINT)

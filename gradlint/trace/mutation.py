@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import fx
 
-__all__ = ["Emit", "Memory", "setitem", "view_scatter"]
+__all__ = ["Emit", "Memory", "same_memory", "setitem", "view_scatter"]
 
 
 class Emit(Protocol):
@@ -188,7 +188,11 @@ class Memory:
     def _scatter_at(self, whole: torch.Tensor, old: fx.Node, index: tuple[int | slice, ...], part: fx.Node) -> fx.Node:
         """Emit ``whole`` with ``part`` at ``index``, one axis after the other."""
         axis = next(
-            (axis for axis, at in enumerate(index) if isinstance(at, int) or len(range(whole.shape[axis])[at]) < whole.shape[axis]),
+            (
+                axis
+                for axis, at in enumerate(index)
+                if isinstance(at, int) or len(range(whole.shape[axis])[at]) < whole.shape[axis]
+            ),
             None,
         )
         if axis is None:
@@ -205,6 +209,11 @@ class Memory:
             return self._emit("call_function", torch.select_scatter, (old, part, axis, at), whole)
         args = (old, part, axis, at.start, at.stop, at.step)
         return self._emit("call_function", torch.slice_scatter, args, whole)
+
+
+def same_memory(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Both are the same entries of the same storage."""
+    return storage_key(x) == storage_key(y) is not None and _same(x, y)
 
 
 def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:

@@ -156,8 +156,7 @@ def _plain(name: str) -> str:
 
 def _is_method(func: Callable[..., Any]) -> bool:
     return type(func).__name__ in ("method_descriptor", "wrapper_descriptor") or (
-        getattr(func, "__module__", None) == "torch._tensor"
-        and getattr(func, "__qualname__", "").startswith("Tensor.")
+        getattr(func, "__module__", None) == "torch._tensor" and getattr(func, "__qualname__", "").startswith("Tensor.")
     )
 
 
@@ -171,7 +170,9 @@ def _property(name: str, tensor: torch.Tensor) -> Call:
         return Call("call_method", "transpose", (tensor, -2, -1), {})
     if name == "data":
         return Call("call_method", "detach", (tensor,), {})
-    return Call("call_function", getattr(torch, name, getattr), (tensor,) if hasattr(torch, name) else (tensor, name), {})
+    return Call(
+        "call_function", getattr(torch, name, getattr), (tensor,) if hasattr(torch, name) else (tensor, name), {}
+    )
 
 
 def _without_inplace(

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from gradlint.trace.graph import Step, annotate, step
-from gradlint.trace.mutation import Memory, setitem
+from gradlint.trace.mutation import Memory, same_memory, setitem
 from gradlint.trace.names import CONSTANT_FILLS, ESCAPES, SHAPE_ONLY, Call, name_of, normalise, writes_first
 from gradlint.trace.private import is_functorch_wrapped, version
 from gradlint.trace.source import locate, transparent
@@ -85,7 +85,8 @@ class Recorder(TorchFunctionMode):
         """Add the output node; returns the node of the first floating-point output that depends on anything."""
         outputs = [t for t in tensors_in(result) if isinstance(t, torch.Tensor)]
         nodes = [self.node(t) for t in outputs]
-        self.graph.output(nodes[0] if isinstance(result, torch.Tensor) and nodes else tuple(nodes))
+        end = self.graph.output(nodes[0] if isinstance(result, torch.Tensor) and nodes else tuple(nodes))
+        annotate(end, Step(None, None, "", None))
         first = first_floating(result)
         return self.node(first) if first is not None and self.live(first) else None
 
@@ -246,7 +247,8 @@ class Recorder(TorchFunctionMode):
             return
         if _is_basic(index):
             part = written[index]
-            if part.numel() > 0:
+            # x[i] += y ends with writing to x[i] what is there already.
+            if part.numel() > 0 and not (isinstance(value, torch.Tensor) and same_memory(part, value)):
                 self._set_part(part, value, value_node, before)
             return
         self._set_chosen(written, node, index, index_node, value, value_node, before)
@@ -340,7 +342,9 @@ class Recorder(TorchFunctionMode):
         return node
 
     def _assume(self, name: str) -> None:
-        self._note(f"{name.strip('_')}() read a value that depends on weights or inputs; only this run's outcome is followed")
+        self._note(
+            f"{name.strip('_')}() read a value that depends on weights or inputs; only this run's outcome is followed"
+        )
 
     def _note(self, text: str) -> None:
         location = locate()

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from gradlint.findings import Location
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType, TracebackType
 
-__all__ = ["Construction", "locate", "place", "transparent", "user_line"]
+__all__ = ["Construction", "boundary", "locate", "owned", "place", "transparent", "user_line"]
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
@@ -33,12 +36,19 @@ _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _INITIALISERS = os.path.join("transformers", "initialization.py")
 
 _transparent: set[CodeType] = set()
+_boundaries: set[CodeType] = set()
 _own: set[str] = set()
 
 
 def transparent(function: _F) -> _F:
     """Mark a function of gradlint that user code runs beneath: the search for the user's line goes through it."""
     _transparent.add(function.__code__)
+    return function
+
+
+def boundary(function: _F) -> _F:
+    """Mark a function of gradlint whose caller is never looked at."""
+    _boundaries.add(function.__code__)
     return function
 
 
@@ -89,7 +99,7 @@ def locate(constructing: nn.Module | None = None) -> Location | None:
         code = frame.f_code
         kind = _kind(code.co_filename)
         if kind == "gradlint":
-            if not inside and code not in _transparent:
+            if code in _boundaries or not (inside or code in _transparent):
                 break
         else:
             inside = False
@@ -105,9 +115,7 @@ def locate(constructing: nn.Module | None = None) -> Location | None:
 
 def _constructs(frame: FrameType, module: nn.Module) -> bool:
     code = frame.f_code
-    return (
-        code.co_name == "__init__" and code.co_argcount > 0 and frame.f_locals.get(code.co_varnames[0]) is module
-    )
+    return code.co_name == "__init__" and code.co_argcount > 0 and frame.f_locals.get(code.co_varnames[0]) is module
 
 
 def place(frame: FrameType) -> Location:

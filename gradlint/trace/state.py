@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["SEED", "preserved", "seeded", "uncompiled"]
 
 SEED = 0
+_CHEAP = 50_000_000
 _DICTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
 
@@ -38,10 +39,13 @@ def seeded(seed: int = SEED) -> Iterator[None]:
 
 
 @contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
+def preserved(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
     """Restore ``model`` at the end: training flags, buffers, parameters and their gradients, attributes, hooks.
 
     Attributes are restored shallowly: a list that forward appends to keeps what was appended.
+
+    Args:
+        parameters: also restore the values of parameters that were written in place.
     """
     modules = list(model.modules())
     before = [
@@ -49,10 +53,10 @@ def preserved(model: nn.Module) -> Iterator[None]:
         for module in modules
     ]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    parameters = [(p, p.data, p.grad, p.requires_grad, p._version) for p in model.parameters()]
+    held = [(p, p.data, p.grad, p.requires_grad, p._version) for p in model.parameters()]
     # Forward seldom writes parameters (weight clipping): their values are kept only for models where that is cheap.
-    cheap = sum(p.numel() for p in model.parameters()) <= 50_000_000
-    values = [p.detach().clone() if cheap else None for p in model.parameters()]
+    cheap = sum(p.numel() for p in model.parameters()) <= _CHEAP
+    values = [p.detach().clone() if parameters and cheap else None for p in model.parameters()]
     try:
         yield
     finally:
@@ -63,7 +67,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
                 vars(module)[name].clear()
                 vars(module)[name].update(table)
         with torch.no_grad():
-            for (parameter, data, grad, requires_grad, version), value in zip(parameters, values, strict=True):
+            for (parameter, data, grad, requires_grad, version), value in zip(held, values, strict=True):
                 parameter.data = data
                 parameter.grad = grad
                 parameter.requires_grad_(requires_grad)

@@ -1,0 +1,84 @@
+"""What the path rules share: how a chain of segments is told, and which number mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gradlint.rule import Context, Finding, Location, Rule, Segment, Severity, collapse, times
+
+__all__ = ["path_findings"]
+
+
+def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, float], verb: str) -> Iterable[Finding]:
+    """The finding of an end-to-end gain beyond its limits, on the line that contributes most to it.
+
+    Args:
+        sign: +1 for growth, -1 for decay.
+        limits: bits at which it becomes a warning and an error (of that sign).
+        verb: ``amplified`` or ``attenuated``.
+    """
+    paths = context.paths
+    if paths.log2 is None:
+        return
+    steady = [s for s in paths.segments if s.cause != "recurrence"]
+    total = sum(s.log2 for s in steady)
+    if sign * total < sign * limits[0]:
+        return
+    group = context.worst_group(steady, sign)
+    if not group:
+        return
+    location = context.blamed(group[0])
+    share, count = sum(s.log2 for s in group), len(group)
+    chain = _with_neighbours(steady, group)
+    per_layer = chain / count
+    reaches = max(1, int(limits[0] / per_layer)) if per_layer * sign > 0 else count
+    yield rule.finding(
+        context,
+        location,
+        f"the gradient is {verb} {times(total)} from the loss to the input; {count} × {group[0].cause} "
+        f"built here {'make' if count > 1 else 'makes'} {times(share)} of it",
+        severity=Severity.ERROR if sign * total >= sign * limits[1] else Severity.WARNING,
+        module=group[0].module,
+        evidence={
+            "quantity": "gradient norm at the input / at the output",
+            "measured": 2.0 ** min(max(total, -1000), 1000),
+            "expected": 2.0 ** limits[0],
+            "log2": total,
+            "log2_per_layer": per_layer,
+            "layers": count,
+            "layers_within_limit": reaches,
+        },
+        factors=context.causes(steady),
+        instances=[collapse([s.parameter or s.module for s in group])],
+        notes=[
+            f"{times(per_layer)} per layer: {'within' if reaches >= count else 'leaves'} the healthy band "
+            f"after {reaches} layers, the model has {count}"
+        ],
+        fix=_fix(context, group, per_layer, sign, location),
+    )
+
+
+def _with_neighbours(steady: Sequence[Segment], group: Sequence[Segment]) -> float:
+    """Bits from the first to the last layer of a group, what lies between them (activations, norms) included."""
+    first, last = steady.index(group[0]), steady.index(group[-1])
+    inside = sum(s.log2 for s in steady[first : last + 1])
+    # the activation that follows the layer nearest the loss stands before it on the way back
+    if first > 0 and steady[first - 1].cause in ("activation", "norm"):
+        inside += steady[first - 1].log2
+    return inside
+
+
+def _fix(context: Context, group: Sequence[Segment], per_layer: float, sign: int, location: Location | None) -> str:
+    first = group[0]
+    count = len(group)
+    if first.cause == "weights" and first.parameter is not None and not first.normalised:
+        law = context.parameters[first.parameter].law
+        where = "" if law.location is None or law.location == location else f" in {law.label or 'the initialiser'}"
+        return f"std {law.std:.3g} → {law.std * 2.0**-per_layer:.3g}{where}: then the layer and its activation keep the gradient"
+    if first.normalised or first.cause == "norm":
+        return "add skip connections around the normalised layers: a norm hides the scale of the weights, not the growth of the gradient"
+    if first.cause == "residual":
+        if sign > 0:
+            return f"normalise the branch input, or scale each branch by 1/√{count} = {count**-0.5:.2g} (its last layer, or a learned scale)"
+        return "let the skip connection pass the gradient unchanged"
+    return "use an activation that keeps the gradient (ReLU with He weights), or normalise before it"
