@@ -24,7 +24,7 @@ from gradlint.trace.inits import Laws, recording
 from gradlint.trace.inputs import Arguments, parse_input, resolve
 from gradlint.trace.recorder import Recorder
 from gradlint.trace.source import boundary, owned, transparent, user_line
-from gradlint.trace.state import preserved, seeded
+from gradlint.trace.state import is_lazy, preserved, seeded
 from gradlint.trace.tree import map_tensors
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def trace(
         _check(model)
         with ExitStack() as stack:
             stack.enter_context(seeded())
+            if is_lazy(model):
+                _materialise(model, inputs, laws)
             stack.enter_context(preserved(model))
             stack.enter_context(torch.enable_grad())
             model.train()
@@ -96,6 +98,14 @@ def build(function: Callable[[], nn.Module]) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise BuildError(f"expected an nn.Module, got {type(made).__name__}")
     return made
+
+
+def _materialise(model: nn.Module, inputs: Any, laws: Laws) -> None:
+    """Give lazy parameters their shapes, by running forward once."""
+    given = resolve(model.train(), inputs)
+    args, kwargs = map_tensors((given.args, given.kwargs), lambda t: t.detach().clone())
+    with laws.watching(), torch.no_grad():
+        _run(model, args, kwargs)
 
 
 def _check(model: nn.Module) -> None:

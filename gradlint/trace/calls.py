@@ -74,12 +74,12 @@ class ModuleCalls:
             return recorder.opaque("call_function", function, function, args, kwargs)
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
-        torch.autograd.Function.apply = classmethod(apply_function)  # type: ignore[assignment]
+        torch.autograd.Function.apply = classmethod(apply_function)  # type: ignore[assignment, method-assign]
         try:
             yield
         finally:
             nn.Module.__call__ = call_module  # type: ignore[method-assign]
-            torch.autograd.Function.apply = apply
+            torch.autograd.Function.apply = apply  # type: ignore[method-assign]
 
     def _any_live(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         return any(map(self._recorder.live, tensors_in((args, kwargs))))

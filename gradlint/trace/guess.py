@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from gradlint.trace.graph import InputSpec
 
@@ -121,7 +122,8 @@ def _annotated(parameter: inspect.Parameter) -> list[Any] | None:
     """For arguments that are annotated as plain Python values."""
     annotation = parameter.annotation
     name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    return {"int": [1, _LENGTH], "float": [1.0], "bool": [False, True], "str": [""]}.get(name)
+    plain: dict[str, list[Any]] = {"int": [1, _LENGTH], "float": [1.0], "bool": [False, True], "str": [""]}
+    return plain.get(name)
 
 
 def _by_name(model: nn.Module, name: str, batch: int, by_layer: list[InputSpec]) -> list[Any]:
@@ -189,7 +191,7 @@ def _by_layers(model: nn.Module, batch: int) -> list[InputSpec]:
     leading: list[tuple[tuple[int, ...], str, int | None]] = []
     kinds: set[tuple[type, tuple[tuple[int, ...], ...]]] = set()
     for module in model.modules():
-        own = [p for p in module._parameters.values() if p is not None]
+        own = [p for p in module.parameters(recurse=False) if not isinstance(p, UninitializedParameter)]
         kind = type(module), tuple(tuple(p.shape) for p in own)
         if not own or kind in kinds:
             continue
@@ -247,7 +249,7 @@ def _taken(
         case nn.Linear():
             shapes = rows(module.in_features)
         case _:
-            sizes = [n for p in module._parameters.values() if p is not None for n in reversed(p.shape) if n > 1]
+            sizes = [n for p in module.parameters(recurse=False) for n in reversed(p.shape) if n > 1]
             shapes = [shape for n in dict.fromkeys(sizes) for shape in rows(n)]
     return [(shape, dtype, None) for shape in shapes]
 
@@ -265,7 +267,8 @@ def _sizes(model: nn.Module, names: tuple[str, ...]) -> list[int]:
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    made = (p for p in model.parameters() if not isinstance(p, UninitializedParameter))
+    floating = (p.dtype for p in made if p.is_floating_point())
     return next(floating, torch.get_default_dtype())
 
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from gradlint.moments import Moments
 from gradlint.trace.law import Law
-from gradlint.trace.private import DispatchMode, StorageWeakRef, operator_name, storage_key
+from gradlint.trace.private import DispatchMode, StorageWeakRef, hold, operator_name, storage_key
 from gradlint.trace.source import Construction, locate, owned, transparent
 from gradlint.trace.state import SEED, seeded, uncompiled
 from gradlint.trace.tags import Regions, Tag, erfinv_of_uniform, mixture, truncated_normal
@@ -70,6 +70,12 @@ class Laws:
             return replace(measured, mean=mean, std=std, label="")
         return measured
 
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Record what is written within the block."""
+        with self.construction.watching(), _Watcher(self):
+            yield
+
     def regions(self, tensor: torch.Tensor) -> Regions | None:
         """What is known of the tensor's storage."""
         key = storage_key(tensor)
@@ -91,8 +97,7 @@ class Laws:
         key = storage_key(tensor)
         if key is None or tensor.numel() == 0:
             return
-        # The weak reference keeps the storage's address from being used again.
-        ref, regions = self._storages.get(key) or (StorageWeakRef(tensor.untyped_storage()), Regions())
+        ref, regions = self._storages.get(key) or (hold(tensor), Regions())
         span = _span(tensor)
         if span is not None:
             regions = regions.write(*span, tag)
@@ -103,7 +108,7 @@ class Laws:
 
 def _span(tensor: torch.Tensor) -> tuple[int, int] | None:
     """The stretch of storage that a tensor is; None if it has gaps."""
-    start, n = tensor.storage_offset(), tensor.numel()
+    start, n = int(tensor.storage_offset()), tensor.numel()
     extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (start, start + n) if extent == n or n == 0 else None
 
@@ -120,7 +125,7 @@ def _measured(parameter: torch.Tensor, kind: str = "values") -> Law:
 
 class _Watcher(DispatchMode):
     def __init__(self, laws: Laws) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._laws = laws
 
     @transparent
@@ -215,8 +220,8 @@ class _Watcher(DispatchMode):
             return None
         if value is None:
             # Orthogonal columns times signs (what nn.init.orthogonal_ does) are as orthogonal as before.
-            signs = name == "mul" and tag.kind == "orthogonal" and isinstance(other, torch.Tensor)
-            return tag if signs and bool((other.abs() == 1).all()) else None
+            rotated = name == "mul" and tag.kind == "orthogonal"
+            return tag if rotated and isinstance(other, torch.Tensor) and _are_signs(other) else None
         alpha = float(kwargs.get("alpha", 1))
         match name:
             case "mul":
@@ -241,9 +246,13 @@ class _Watcher(DispatchMode):
         return None if tag is None else replace(tag, location=locate() or tag.location, label=label)
 
 
+def _are_signs(values: torch.Tensor) -> bool:
+    return bool((values.abs() == 1).all())
+
+
 def _number(value: Any) -> float | None:
     if isinstance(value, torch.Tensor):
-        return float(value) if value.dim() == 0 and not value.is_complex() else None
+        return float(value.detach()) if value.dim() == 0 and not value.is_complex() else None
     return float(value) if isinstance(value, int | float) else None
 
 
@@ -321,5 +330,5 @@ def recording(file: str | None = None, seed: int = SEED) -> Iterator[Laws]:
         file: counts as the user's source even if it is installed in ``site-packages``.
     """
     laws = Laws()
-    with seeded(seed), uncompiled(), owned(file), laws.construction.watching(), _Watcher(laws):
+    with seeded(seed), uncompiled(), owned(file), laws.watching():
         yield laws

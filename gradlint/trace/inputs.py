@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 import re
@@ -12,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from gradlint.errors import InputError
 from gradlint.trace.graph import InputSpec
 from gradlint.trace.guess import candidates, examples, vocabulary
 from gradlint.trace.source import transparent, user_line
-from gradlint.trace.state import preserved, seeded
+from gradlint.trace.state import is_lazy, preserved, seeded
 from gradlint.trace.tree import map_tensors, tensors_in
 
 __all__ = ["Arguments", "draw", "parse_input", "resolve"]
@@ -44,6 +46,9 @@ class Arguments:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     specs: tuple[InputSpec, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.specs))
 
     @staticmethod
     def tensors_of(args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
@@ -143,12 +148,12 @@ def _required(model: nn.Module) -> list[inspect.Parameter]:
 
 def _guess(model: nn.Module, overrides: list[InputSpec], batch: int = 2) -> Arguments:
     """The first candidate that the model accepts, run with what ``overrides`` fix."""
-    failures: list[tuple[Arguments, Exception]] = []
+    failures: list[_Refusal] = []
     for args, kwargs in itertools.islice(_tries(model, overrides, batch), _TRIES):
         drawn = _drawn(model, args, kwargs)
         outcome = _try(model, drawn)
-        if isinstance(outcome, Exception):
-            failures.append((drawn, outcome))
+        if isinstance(outcome, _Refusal):
+            failures.append(outcome)
             continue
         if outcome < _FEW and batch < _FEW and not overrides:
             try:
@@ -229,8 +234,8 @@ def _drawn(model: nn.Module, args: Any, kwargs: Any) -> Arguments:
     """Draw the tensors that specs describe."""
     high = vocabulary(model)
     with seeded():
-        real = _realised((args, kwargs), high)
-    return _given(model, *real, specs=_specs_in((args, kwargs), high))
+        real_args, real_kwargs = _realised((args, kwargs), high)
+    return _given(model, real_args, real_kwargs, _specs_in((args, kwargs), high))
 
 
 def _realised(value: Any, high: int) -> Any:
@@ -267,9 +272,29 @@ def draw(spec: InputSpec) -> torch.Tensor:
     return torch.randint(0, 2 if dtype == torch.bool else spec.high or 2, spec.shape).to(dtype)
 
 
-def _try(model: nn.Module, given: Arguments) -> int | Exception:
+@dataclass(frozen=True)
+class _Refusal:
+    """How a try failed, and after how many torch calls."""
+
+    given: Arguments
+    error: Exception
+    calls: int
+
+
+class _Counter(TorchFunctionMode):
+    calls = 0
+
+    @transparent
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _try(model: nn.Module, given: Arguments) -> int | _Refusal:
     """Run forward once; the least number of samples per channel that a batch normalisation saw, or what was raised."""
     samples: list[int] = []
+    if is_lazy(model):
+        model = copy.deepcopy(model)
 
     def count(module: nn.Module, args: tuple[Any, ...]) -> None:
         samples.extend(t.numel() // max(t.shape[1], 1) for t in args[:1] if isinstance(t, torch.Tensor) and t.dim() > 1)
@@ -280,10 +305,12 @@ def _try(model: nn.Module, given: Arguments) -> int | Exception:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.register_forward_pre_hook(count)
         args, kwargs = map_tensors((given.args, dict(given.kwargs)), lambda t: t.clone())
+        counter = _Counter()
         try:
-            _call(model, args, kwargs)
+            with counter:
+                _call(model, args, kwargs)
         except Exception as error:  # any way a model refuses an input; reported if none is accepted
-            return error
+            return _Refusal(given, error, counter.calls)
     return min(samples, default=_FEW)
 
 
@@ -292,21 +319,20 @@ def _call(model: nn.Module, args: Any, kwargs: Any) -> Any:
     return model(*args, **kwargs)
 
 
-def _none_accepted(model: nn.Module, failures: list[tuple[Arguments, Exception]]) -> InputError:
+def _none_accepted(model: nn.Module, failures: list[_Refusal]) -> InputError:
     name = type(model).__name__
     arguments = ", ".join(p.name for p in _signature(model))
     if not failures:
         return InputError(f"no idea what {name}.forward({arguments}) takes", hint=_HINT)
-    first = failures[0][1]
-    place = user_line(first.__traceback__)
+    # The try that got furthest fails for the most telling reason.
+    best = max(failures, key=lambda refusal: refusal.calls)
+    place = user_line(best.error.__traceback__)
     where = "" if place is None else f"{place.path}:{place.line}"
-    reason = f"{type(first).__name__}: {str(first).strip().partition(chr(10))[0]}"
-    if len({(type(error), str(error)) for _, error in failures}) == 1:
+    reason = f"{type(best.error).__name__}: {str(best.error).strip().partition(chr(10))[0]}"
+    if len({(type(refusal.error), str(refusal.error)) for refusal in failures}) == 1:
         return InputError(f"forward of {name} raised {reason}, whatever the input", where=where, hint=_HINT)
-    shown = list(dict.fromkeys("; ".join(map(str, given.specs)) for given, _ in failures))
+    shown = list(dict.fromkeys(str(refusal.given) for refusal in failures))
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     tried = " | ".join(shown[:_SHOWN])
-    message = (
-        f"no inputs found that {name}.forward({arguments}) accepts; tried {tried}{more}; the first raised {reason}"
-    )
+    message = f"no inputs found that {name}.forward({arguments}) accepts; tried {tried}{more}; {best.given} got furthest and raised {reason}"
     return InputError(message, where=where, hint=_HINT)

@@ -202,13 +202,13 @@ class Memory:
         inner = whole[(slice(None),) * axis + (at,)]
         inner_index = (slice(None),) * (axis if isinstance(at, int) else axis + 1) + rest
         if any(isinstance(i, int) or i != slice(None) for i in rest):
-            args = (old, (slice(None),) * axis + (at,))
-            inner_old = self._emit("call_function", operator.getitem, args, inner)
+            choice = (slice(None),) * axis + (at,)
+            inner_old = self._emit("call_function", operator.getitem, (old, choice), inner)
             part = self._scatter_at(inner, inner_old, inner_index, part)
         if isinstance(at, int):
             return self._emit("call_function", torch.select_scatter, (old, part, axis, at), whole)
-        args = (old, part, axis, at.start, at.stop, at.step)
-        return self._emit("call_function", torch.slice_scatter, args, whole)
+        place = (old, part, axis, at.start, at.stop, at.step)
+        return self._emit("call_function", torch.slice_scatter, place, whole)
 
 
 def same_memory(x: torch.Tensor, y: torch.Tensor) -> bool:
@@ -250,8 +250,9 @@ def basic_index(root: torch.Tensor, view: torch.Tensor) -> tuple[int | slice, ..
         return None
     delta = view.storage_offset() - root.storage_offset()
     starts = [0] * root.dim()
-    for axis in sorted(range(root.dim()), key=lambda d: -root.stride(d)):
-        stride = root.stride(axis)
+    strides = root.stride()
+    for axis in sorted(range(root.dim()), key=lambda d: strides[d], reverse=True):
+        stride = strides[axis]
         if root.shape[axis] > 1 and stride > 0:
             starts[axis] = min(delta // stride, root.shape[axis] - 1)
             delta -= starts[axis] * stride
@@ -267,7 +268,7 @@ def basic_index(root: torch.Tensor, view: torch.Tensor) -> tuple[int | slice, ..
                 index.append(starts[axis])
                 continue
             size, stride = next(sizes)
-            step = stride // root.stride(axis) if size > 1 and root.stride(axis) > 0 else 1
+            step = stride // strides[axis] if size > 1 and strides[axis] > 0 else 1
             start, stop = starts[axis], starts[axis] + (size - 1) * step + 1
             if step < 1 or stop > root.shape[axis]:
                 break

@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DispatchMode", "StorageWeakRef", "is_functorch_wrapped", "operator_name", "storage_key", "version"]
+__all__ = ["DispatchMode", "StorageWeakRef", "hold", "is_functorch_wrapped", "operator_name", "storage_key", "version"]
 
 
-class DispatchMode(TorchDispatchMode):
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A ``TorchDispatchMode`` that does not import ``torch._dynamo`` at its first call (1.7 s)."""
 
     @classmethod
@@ -33,6 +33,11 @@ def storage_key(tensor: torch.Tensor) -> int | None:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):
         return None
+
+
+def hold(tensor: torch.Tensor) -> StorageWeakRef:
+    """Keep the address of the tensor's storage from being used again, without keeping its memory."""
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def is_functorch_wrapped(tensor: torch.Tensor) -> bool:

@@ -83,7 +83,7 @@ class Recorder(TorchFunctionMode):
 
     def finish(self, result: Any) -> fx.Node | None:
         """Add the output node; returns the node of the first floating-point output that depends on anything."""
-        outputs = [t for t in tensors_in(result) if isinstance(t, torch.Tensor)]
+        outputs = list(tensors_in(result))
         nodes = [self.node(t) for t in outputs]
         end = self.graph.output(nodes[0] if isinstance(result, torch.Tensor) and nodes else tuple(nodes))
         annotate(end, Step(None, None, "", None))
@@ -230,7 +230,7 @@ class Recorder(TorchFunctionMode):
         if name in ("copy_", "fill_") and isinstance(source, torch.Tensor):
             node = self._coerced(call.args[1] if len(call.args) > 1 else self.node(source), source, written)
         elif name in CONSTANT_FILLS:
-            node = self._constant(written)
+            node = self._constant(written, filled=True)
         else:
             node = self._create(call, written)
             others = [t for t in tensors_in((args[1:], kwargs)) if t.dim() > 0 and t.is_floating_point()]
@@ -257,7 +257,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, torch.Tensor):
             self._memory.write(part, self._coerced(node, value, part), before)
         else:
-            self._memory.write(part, self._constant(part), before)
+            self._memory.write(part, self._constant(part, filled=True), before)
 
     def _set_chosen(
         self, written: torch.Tensor, node: Any, index: Any, at: Any, value: Any, new: Any, before: torch.Tensor | None
@@ -294,8 +294,11 @@ class Recorder(TorchFunctionMode):
         """The argument with nodes for its tensors."""
         if isinstance(value, torch.Tensor):
             return self.node(value)
-        if isinstance(value, torch.Size | PackedSequence):
-            return tuple(self._argument(v) for v in value)
+        if isinstance(value, torch.Size):
+            return tuple(value)
+        if isinstance(value, PackedSequence):
+            parts = tuple(self._argument(v) for v in value)
+            return self._create(Call("call_function", PackedSequence, parts, {}), None)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*(self._argument(v) for v in value))
         if isinstance(value, tuple | list):
@@ -329,11 +332,11 @@ class Recorder(TorchFunctionMode):
                 value = result.detach().clone()
         annotate(node, Step(shape, dtype, self.module, locate(), grad, value))
 
-    def _constant(self, tensor: torch.Tensor) -> fx.Node:
+    def _constant(self, tensor: torch.Tensor, *, filled: bool = False) -> fx.Node:
         key = id(tensor), version(tensor)
         if key[1] is not None and key in self._constants:
             return self._constants[key][1]
-        if tensor.requires_grad and tensor.grad_fn is not None:
+        if tensor.requires_grad and tensor.grad_fn is not None and not filled:
             self._note("a tensor that needs a gradient was computed where torch calls cannot be recorded")
         target = self._buffers.pop(id(tensor), None) or f"_const_{len(self._constants)}"
         node = self.graph.create_node("get_attr", target, name=target.replace(".", "_"))

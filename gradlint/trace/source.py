@@ -193,7 +193,7 @@ class Construction:
             register_module_module_registration_hook(submodule),
             register_module_parameter_registration_hook(parameter),
         ]
-        nn.Module.__init__ = recorded_init  # type: ignore[method-assign]
+        nn.Module.__init__ = recorded_init  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:

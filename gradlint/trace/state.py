@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.parameter import UninitializedParameter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import nn
 
-__all__ = ["SEED", "preserved", "seeded", "uncompiled"]
+__all__ = ["SEED", "is_lazy", "preserved", "seeded", "uncompiled"]
 
 SEED = 0
 _CHEAP = 50_000_000
@@ -38,6 +39,11 @@ def seeded(seed: int = SEED) -> Iterator[None]:
             torch.set_default_dtype(dtype)
 
 
+def is_lazy(model: nn.Module) -> bool:
+    """Some parameters get their shape from the first input."""
+    return any(isinstance(p, UninitializedParameter) for p in model.parameters())
+
+
 @contextmanager
 def preserved(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
     """Restore ``model`` at the end: training flags, buffers, parameters and their gradients, attributes, hooks.
@@ -47,6 +53,9 @@ def preserved(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
     Args:
         parameters: also restore the values of parameters that were written in place.
     """
+    if is_lazy(model):  # there is nothing yet that could be restored
+        yield
+        return
     modules = list(model.modules())
     before = [
         (module, dict(vars(module)), {name: dict(vars(module)[name]) for name in _DICTS if name in vars(module)})
@@ -85,7 +94,7 @@ def uncompiled() -> Iterator[None]:
     def identity(model: Callable[..., Any] | None = None, **_: Any) -> Any:
         return (lambda inner: inner) if model is None else model
 
-    torch.compile = identity  # type: ignore[assignment]
+    torch.compile = identity
     try:
         yield
     finally:

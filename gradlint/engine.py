@@ -1,0 +1,175 @@
+"""The whole pipeline in one screen: load, trace, flow, rules, report.
+
+    lint_targets ── load ── build ──┐
+                                    ├── _predict (trace, flow) ── _judge (rules) ── Report
+    lint, analyze ──────────────────┘
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradlint._version import __version__
+from gradlint.analysis import Analysis
+from gradlint.config import Settings
+from gradlint.errors import AnalysisError, BuildError, InputError, LoadError, TargetError, UsageError
+from gradlint.findings import Finding, Report, TargetReport
+from gradlint.flow import propagate
+from gradlint.load import Loaded, load
+from gradlint.packs import choose, load_rules
+from gradlint.rule import Context, Rule
+from gradlint.trace import InputSpec, Laws, build, parse_input, recording, trace
+
+__all__ = ["analyze", "lint", "lint_targets"]
+
+Model = nn.Module | Callable[[], nn.Module]
+Inputs = tuple[Any, ...] | Mapping[str, Any] | torch.Tensor | Sequence[InputSpec | str] | None
+
+_log = logging.getLogger("gradlint")
+
+
+def analyze(model: Model, inputs: Inputs = None, **settings: Any) -> Analysis:  # noqa: ANN401 - see Settings
+    """Predict the rms of every parameter, module output and op of a model, and of their gradients.
+
+    Args:
+        model: a module, judged by the values it has; or a callable that builds one, judged by the laws of its initialisers.
+        inputs: positional arguments as a tuple, keyword arguments as a dict, a tensor, or a list of texts such as
+            ``"x:2,3,32,32"``; None guesses.
+        settings: fields of :class:`~gradlint.config.Settings`; no configuration file is read.
+
+    Raises:
+        TargetError: the model cannot be analysed.
+        UsageError: a setting makes no sense.
+    """
+    return _predict(model, inputs, Settings().updated(settings, "analyze()"))
+
+
+def lint(model: Model, inputs: Inputs = None, **settings: Any) -> Report:  # noqa: ANN401 - see Settings
+    """Judge a model: what :func:`analyze` predicts, read by every rule. Same arguments.
+
+    Raises:
+        TargetError: the model cannot be analysed; an exception is never a pass.
+        UsageError: a setting makes no sense.
+        PackError: a rule pack cannot be loaded.
+    """
+    chosen = Settings().updated(settings, "lint()")
+    rules = choose(load_rules(), chosen)
+    name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__qualname__", repr(model))
+    analysis = _predict(model, inputs, chosen)
+    findings, crashes = _judge(Context(analysis, name, chosen), rules)
+    if crashes:
+        raise crashes[0]
+    return _report([analysis.to_target_report(name)], findings, [], chosen)
+
+
+def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
+    """Judge every model in every target. One that cannot be analysed is a failure in the report; the others go on.
+
+    Raises:
+        UsageError: there is no target, or a setting makes no sense.
+        PackError: a rule pack cannot be loaded.
+    """
+    if not targets:
+        raise UsageError("no target given: name a file, as in `gradlint model.py`")
+    rules = choose(load_rules(), settings)
+    _specs(settings)
+    reports: list[TargetReport] = []
+    findings: list[Finding] = []
+    failures: list[TargetError] = []
+    for target in targets:
+        for item, model, laws in _models(target, failures):
+            with _contained(item.name, failures):
+                analysis = _predict(model, None, settings, laws, item.file)
+                facts = analysis.to_target_report(item.name)
+                found, crashes = _judge(Context(analysis, item.name, settings), rules)
+                reports.append(facts)
+                findings += found
+                failures += crashes
+    return _report(reports, findings, failures, settings)
+
+
+def _models(target: str, failures: list[TargetError]) -> Iterator[tuple[Loaded, nn.Module, Laws]]:
+    """What a target yields, built. Imports and builders run in one recording: either may construct the layers."""
+    built: list[tuple[Loaded, nn.Module]] = []
+    with recording() as laws:
+        items: Sequence[Loaded] = ()
+        with _contained(target, failures):
+            items = load(target)
+        for item in items:
+            with _contained(item.name, failures):
+                built.append((item, build(item.build)))
+    built.reverse()
+    while built:  # a model that was judged can be freed
+        item, model = built.pop()
+        yield item, model, laws
+
+
+def _predict(
+    model: Model, inputs: Inputs, settings: Settings, laws: Laws | None = None, file: str | None = None
+) -> Analysis:
+    given = inputs if inputs is not None else _specs(settings)
+    return Analysis.of(propagate(trace(model, given, laws=laws, file=file)))
+
+
+def _judge(context: Context, rules: Sequence[Rule]) -> tuple[list[Finding], list[TargetError]]:
+    """What the rules find. A rule that crashes is a failure of the target; the others are still heard."""
+    findings: list[Finding] = []
+    crashes: list[TargetError] = []
+    for rule in rules:
+        with _contained(context.target, crashes, f"rule {rule.code}"):
+            findings += rule.check(context)
+    return findings, crashes
+
+
+def _report(
+    targets: Sequence[TargetReport], findings: Sequence[Finding], failures: Sequence[TargetError], settings: Settings
+) -> Report:
+    return Report(
+        targets=tuple(targets),
+        findings=tuple(sorted(findings, key=_order)),
+        failures=tuple(failure.to_dict() for failure in failures),
+        fail_on=settings.fail_on,
+        version=__version__,
+    )
+
+
+def _order(finding: Finding) -> tuple[Any, ...]:
+    place = finding.location
+    where = (1, "", 0, 0) if place is None else (0, place.path, place.line, place.column)
+    return (*where, finding.code, finding.target, finding.module, finding.message)
+
+
+def _specs(settings: Settings) -> list[InputSpec] | None:
+    try:
+        return [parse_input(text) for text in settings.input] or None
+    except InputError as error:
+        raise UsageError(f"{error}{error.hint and f' ({error.hint})'}") from error
+
+
+@contextmanager
+def _contained(target: str, failures: list[TargetError], doing: str = "the analysis") -> Iterator[None]:
+    """Whatever goes wrong within becomes a failure of this target and of no other."""
+    try:
+        yield
+    except TargetError as error:
+        failure = error
+    except SystemExit as error:
+        failure = LoadError(f"the model's code ended the process: sys.exit({error.code!r})")
+        failure.__cause__ = error
+    except Exception as error:  # noqa: BLE001 - a bug in one analysis must not lose the others
+        failure = AnalysisError(
+            f"{doing} failed: {type(error).__name__}: {error}".rstrip(": "),
+            hint="this is a bug in gradlint or in a rule pack; -v shows the traceback to report",
+        )
+        failure.__cause__ = error
+    else:
+        return
+    failure.target = failure.target or target
+    failures.append(failure)
+    _log.debug("%s: %s", failure.target, failure.message, exc_info=failure)

@@ -1,0 +1,187 @@
+"""Which of the names in an imported module are models to analyse."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from torch import nn
+
+from gradlint.errors import BuildError, LoadError
+from gradlint.findings import Location
+from gradlint.load.execute import reason, running, user_line
+from gradlint.load.loaded import Loaded
+
+__all__ = ["models_in", "pick"]
+
+_FACTORY = re.compile(r"(build|make|create|get_model)(_\w+|[A-Z]\w*)?|model")
+_Runner = Callable[[], Any]
+
+
+def models_in(module: ModuleType, target: str, file: str, folder: str) -> list[Loaded]:
+    """The models of a module, in the order in which they are written.
+
+    Instances win over the factories and classes they are made with, factories over the classes they name; a class that
+    another model of the file names is a part of it.
+
+    Raises:
+        LoadError: there is none; those that need arguments are listed.
+    """
+    names = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    instances = _instances(names)
+    own = {name: value for name, value in names.items() if getattr(value, "__module__", None) == module.__name__}
+    factories = {n: f for n, f in own.items() if isinstance(f, FunctionType) and _FACTORY.fullmatch(n)}
+    classes = {n: c for n, c in own.items() if _is_model_class(c) and n == c.__name__}
+    ready = {n: v for n, v in {**classes, **factories}.items() if not _missing(v)}
+    inside = {type(part) for model in instances.values() for part in model.modules()}
+    used = _used_at_module_level(module) if instances else set()
+    alone = {n: v for n, v in ready.items() if v not in inside and not (n in used and n in factories)}
+    # A helper is named in the code of another model; of two that name each other, both stay.
+    mentions = {n: _mentioned(v) for n, v in {**classes, **factories}.items()}
+    chosen = {
+        n: v for n, v in alone.items() if not any(n in mentions[m] and m not in mentions[n] for m in mentions if m != n)
+    }
+    found = {**instances, **(chosen or ({} if instances else alone))}
+    if not found:
+        raise _nothing(target, file, {**classes, **factories})
+    order = list(names)
+    return [_loaded(name, found[name], target, file, folder) for name in sorted(found, key=order.index)]
+
+
+def pick(module: ModuleType, name: str, target: str, file: str, folder: str) -> Loaded:
+    """The model of that (possibly dotted) name.
+
+    Raises:
+        LoadError: no such name, it is no model, or it needs arguments.
+    """
+    value: Any = module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            candidates = [n for n in vars(value) if not n.startswith("_")] if hasattr(value, "__dict__") else []
+            close = difflib.get_close_matches(part, candidates, n=1)
+            hint = (
+                f"did you mean {close[0]!r}?"
+                if close
+                else f"{file} defines: {', '.join(_models_by_name(module)) or 'no model'}"
+            )
+            raise LoadError(f"{file} has no {name!r}", target=target, hint=hint)
+        value = getattr(value, part)
+    is_module = isinstance(value, nn.Module)
+    if not is_module and not callable(value):
+        raise LoadError(
+            f"{name!r} in {file} is neither a model nor a factory, but of type {type(value).__name__}", target=target
+        )
+    if not is_module and (missing := _missing(value)):
+        hint = f"write a function without arguments that returns {name}({', '.join(f'{m}=...' for m in missing)})"
+        raise LoadError(f"{name} needs arguments: {', '.join(missing)}", target=target, hint=hint)
+    return _loaded(name, value, target, file, folder)
+
+
+def _instances(names: dict[str, Any]) -> dict[str, nn.Module]:
+    """Module-level models with parameters (not losses), without those that are part of another or the same again."""
+    all_of_them = {n: v for n, v in names.items() if isinstance(v, nn.Module) and any(True for _ in v.parameters())}
+    parts = {id(part) for model in all_of_them.values() for part in list(model.modules())[1:]}
+    seen: set[int] = set()
+    found = {}
+    for name, model in all_of_them.items():
+        if id(model) not in parts | seen:
+            seen.add(id(model))
+            found[name] = model
+    return found
+
+
+def _is_model_class(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, nn.Module) and not inspect.isabstract(value)
+
+
+def _missing(function: Callable[..., Any]) -> list[str]:
+    """The arguments that must be given."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a builtin without a signature: calling it will tell
+        return []
+    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in variadic]
+
+
+def _mentioned(value: Any) -> set[str]:
+    """The global names in the code of a function, or of a class's methods."""
+    functions = (
+        [value] if isinstance(value, FunctionType) else [inspect.unwrap(f) for f in vars(value).values() if callable(f)]
+    )
+    codes = [f.__code__ for f in functions if isinstance(f, FunctionType)]
+    return {name for code in codes for name in _names(code)}
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _used_at_module_level(module: ModuleType) -> set[str]:
+    """Names that module-level statements read, other than under ``if __name__ == "__main__":``."""
+    try:
+        tree = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError, SyntaxError):
+        return set()
+    skipped = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If)
+    statements = [s for s in tree.body if not isinstance(s, skipped)]
+    return {n.id for s in statements for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
+def _models_by_name(module: ModuleType) -> list[str]:
+    own = ((n, v) for n, v in vars(module).items() if not n.startswith("_"))
+    return [
+        n
+        for n, v in own
+        if isinstance(v, nn.Module)
+        or (getattr(v, "__module__", None) == module.__name__ and (_is_model_class(v) or _FACTORY.fullmatch(n)))
+    ]
+
+
+def _nothing(target: str, file: str, candidates: dict[str, Any]) -> LoadError:
+    if not candidates:
+        hint = "it should have an nn.Module class, a function such as build_model(), or a module-level model"
+        return LoadError(f"no model found in {file}", target=target, hint=hint)
+    needs = "; ".join(f"{name}({', '.join(_missing(value))})" for name, value in candidates.items())
+    hint = "write a function without arguments that returns one, such as def build_model(): ..."
+    return LoadError(f"no model in {file} can be built without arguments: {needs}", target=target, hint=hint)
+
+
+def _loaded(name: str, value: Any, target: str, file: str, folder: str) -> Loaded:
+    if isinstance(value, nn.Module):
+        model = value
+        return Loaded(name, lambda: model, None, file)
+    return Loaded(name, _builder(name, value, target, file, folder), _place(value), file)
+
+
+def _builder(name: str, function: _Runner, target: str, file: str, folder: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        try:
+            with running(folder, file):
+                made = function()
+        except (Exception, SystemExit) as error:
+            where = user_line(error.__traceback__, file)
+            raise BuildError(f"{name}() raised {reason(error)}", target=target, where=where) from error
+        if not isinstance(made, nn.Module):
+            hint = "a factory returns the model and nothing else"
+            raise BuildError(f"{name}() returned {type(made).__name__}, not an nn.Module", target=target, hint=hint)
+        return made
+
+    return build
+
+
+def _place(value: Any) -> Location | None:
+    try:
+        path = inspect.getsourcefile(value)
+        line = inspect.getsourcelines(value)[1]
+    except (OSError, TypeError):
+        return None
+    return None if path is None else Location(path, max(line, 1))

@@ -1,0 +1,206 @@
+"""The formats for people: ``full`` with code frames, ``concise`` with one line per finding."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from rich.console import Console
+from rich.text import Text
+
+from gradlint.findings import Confidence, Factor, Finding, Location, Report, Severity, TargetReport
+from gradlint.report.frame import frame
+from gradlint.report.view import View, relative
+
+__all__ = ["render_concise", "render_full"]
+
+_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
+_BLAME = "bold red"  # a target that could not be analysed
+_DOUBT = {
+    Confidence.MEDIUM: "medium: some ops of the model have no formula and were sampled",
+    Confidence.LOW: "low: some ops of the model are unknown",
+}
+
+
+def render_full(report: Report, view: View) -> str:
+    """Every finding with its line of source, its numbers and its fix; then failures, models and a summary."""
+    lines: list[Text] = []
+    for finding in report.findings:
+        lines += [*_finding(finding, report, view), Text()]
+    for failure in report.failures:
+        lines += [*_failure(failure, view), Text()]
+    if not view.quiet:
+        lines += _models(report, view)
+        lines.append(_summary(report))
+    return _paint(lines, view)
+
+
+def render_concise(report: Report, view: View) -> str:
+    """``path:line:col: CODE severity message``, then a summary."""
+    lines = []
+    for finding in report.findings:
+        place = finding.target if finding.location is None else _place(finding.location, view)
+        doubt = "" if finding.confidence is Confidence.HIGH else f" ({finding.confidence} confidence)"
+        severity = (str(finding.severity), _STYLE[finding.severity])
+        lines.append(Text.assemble((place, "bold"), f": {finding.code} ", severity, f" {finding.message}{doubt}"))
+    for failure in report.failures:
+        place = _where(failure["where"], view) or failure["target"]
+        lines.append(Text.assemble((place, "bold"), ": ", (f"failed[{failure['stage']}]", _BLAME), f" {failure['message']}"))
+    if not view.quiet:
+        lines.append(_summary(report))
+    return _paint(lines, view)
+
+
+def _finding(finding: Finding, report: Report, view: View) -> Iterator[Text]:
+    style = _STYLE[finding.severity]
+    head = f"{finding.severity}[{finding.code}]"
+    yield from _wrapped(f"{head} {finding.name}: {finding.message}", "  ", view, (head, style))
+    indent = ""
+    if finding.location is not None:
+        indent = " " * len(str(finding.location.line))
+        inside = f" in {_name(finding.target, view)}" if len(report.targets) > 1 else ""
+        yield Text.assemble((f"{indent}--> ", "blue"), _place(finding.location, view), inside)
+        yield from (shown := frame(finding.location, style))
+        if shown:
+            yield Text(f"{indent} |", "blue")
+    else:
+        yield Text.assemble(("--> ", "blue"), finding.target)
+    notes = [*_chain(finding.factors), *_covered(finding), *finding.notes]
+    if finding.confidence is not Confidence.HIGH:
+        notes.append(f"confidence is {_DOUBT[finding.confidence]}")
+    for note in notes:
+        yield from _wrapped(f"{indent} = note: {note}", f"{indent}         ", view, ("note:", "bold"))
+    if finding.fix:
+        yield from _wrapped(f"{indent} = help: {finding.fix}", f"{indent}         ", view, ("help:", "bold green"))
+
+
+def _failure(failure: Mapping[str, str], view: View) -> Iterator[Text]:
+    head = f"failed[{failure['stage']}]"
+    yield from _wrapped(f"{head} {_name(failure['target'], view)}: {failure['message']}", "  ", view, (head, _BLAME))
+    path, _, line = failure["where"].rpartition(":")
+    indent = ""
+    if path and line.isdigit():
+        indent = " " * len(line)
+        yield Text.assemble((f"{indent}--> ", "blue"), _where(failure["where"], view))
+        yield from (shown := frame(Location(path, int(line)), _BLAME))
+        if shown and failure["hint"]:
+            yield Text(f"{indent} |", "blue")
+    if failure["hint"]:
+        yield from _wrapped(f"{indent} = help: {failure['hint']}", f"{indent}         ", view, ("help:", "bold green"))
+
+
+def _chain(factors: tuple[Factor, ...]) -> Iterator[str]:
+    """The gain as the product of its causes."""
+    if factors:
+        parts = [f"{_times(f.log2)} {f.cause}" + (f" ({f.detail})" if f.detail else "") for f in factors]
+        total = f" = {_times(sum(f.log2 for f in factors))}" if len(factors) > 1 else ""
+        yield " · ".join(parts) + total
+
+
+def _covered(finding: Finding) -> Iterator[str]:
+    """The places one finding stands for."""
+    instances = finding.instances or ((finding.module,) if finding.module else ())
+    if len(instances) > 4:
+        yield f"{len(instances)} places: {instances[0]}, {instances[1]} … {instances[-1]}"
+    elif instances:
+        yield f"in {', '.join(instances)}"
+
+
+def _models(report: Report, view: View) -> Iterator[Text]:
+    """What a clean model was run on and what was found; the assumptions when asked."""
+    if report.findings and not view.verbose:
+        return
+    for target in report.targets:
+        inputs = ", ".join(target.inputs) or "no inputs"
+        gain = end_to_end(target)
+        found = "" if gain is None else f"; the gradient of the input is {_times(gain)} that of the output"
+        yield from _wrapped(f"{_name(target.name, view)}: {inputs}{found}", "  ", view, (_name(target.name, view), "bold"))
+        for assumption in target.assumptions if view.verbose else ():
+            yield from _wrapped(f"  = assumed: {assumption}", "    ", view, ("assumed:", "bold"))
+
+
+def end_to_end(target: TargetReport) -> float | None:
+    """Bits of gradient norm from the output to the floating-point inputs; None when no gradient arrives there."""
+    named = {text.partition(":")[0] for text in target.inputs}
+    reached = [node for node in target.nodes if node.grad_rms]
+    entries = [node for node in reached if node.op == node.name and node.name in named]
+    if not entries:
+        return None
+    energies = [(node.grad_rms or 0.0) ** 2 * math.prod(node.shape) for node in (*entries, reached[-1])]
+    total = sum(energies[:-1])
+    return 0.5 * math.log2(total / energies[-1]) if 0.0 < total < math.inf and 0.0 < energies[-1] < math.inf else None
+
+
+def _summary(report: Report) -> Text:
+    models = _count(len(report.targets), "model")
+    if report.failures:
+        failed = _count(len({failure["target"] for failure in report.failures}), "target") + " could not be analysed"
+    if not report.findings:
+        if report.failures:
+            rest = f"; {models} checked without findings, {report.coverage}" if report.targets else ""
+            return Text.assemble((failed[0].upper() + failed[1:], _BLAME), rest)
+        return Text.assemble(("All checks passed!", "bold green"), f" {models}, {report.coverage}")
+    counts = Counter(finding.severity for finding in report.findings)
+    found = ", ".join(
+        _count(counts[severity], str(severity)) for severity in (Severity.ERROR, Severity.WARNING) if counts[severity]
+    )
+    if counts[Severity.INFO]:
+        found += (", " if found else "") + f"{counts[Severity.INFO]} info"
+    worst = max(report.findings, key=lambda finding: finding.severity.rank)
+    style = _STYLE[worst.severity]
+    tail = f" in {models} ({report.coverage}); " + (f"{failed}; " if report.failures else "")
+    return Text.assemble((f"Found {found}", style), tail, "run ", (f"gradlint explain {worst.code}", "bold"))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _times(log2: float) -> str:
+    """A gain in bits as a factor with two significant digits: ``×4.3e5``."""
+    if not abs(log2) < 1000:
+        return f"×2^{log2:.0f}"
+    factor = 2.0**log2
+    if 1e-3 <= factor < 999.5:
+        return f"×{factor:#.2g}".rstrip(".")
+    mantissa, exponent = f"{factor:.1e}".split("e")
+    return f"×{mantissa}e{int(exponent)}"
+
+
+def _place(place: Location, view: View) -> str:
+    return f"{relative(place.path, view.root)}:{place.line}:{place.column}"
+
+
+def _where(where: str, view: View) -> str:
+    path, colon, line = where.rpartition(":")
+    return f"{relative(path, view.root)}{colon}{line}"
+
+
+def _name(target: str, view: View) -> str:
+    """A target, its file relative."""
+    path, colon, name = target.rpartition(":")
+    return f"{relative(path, view.root)}{colon}{name}" if colon else relative(target, view.root)
+
+
+def _wrapped(text: str, indent: str, view: View, highlight: tuple[str, str]) -> Iterator[Text]:
+    """``text`` in the width of the terminal, continued at ``indent``, one word of its first line in a style."""
+    width = view.width or 10**9
+    lines = textwrap.wrap(text, max(width, 40), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    for number, line in enumerate(lines):
+        shown = Text(line)
+        if number == 0:
+            start = line.find(highlight[0])
+            shown.stylize(highlight[1], start, start + len(highlight[0]))
+        yield shown
+
+
+def _paint(lines: Iterable[Text], view: View) -> str:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=view.color, color_system="standard" if view.color else None, width=10**6)
+    for line in lines:
+        line.rstrip()
+        console.print(line, soft_wrap=True, highlight=False)
+    return out.getvalue().rstrip("\n")
