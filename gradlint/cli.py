@@ -57,7 +57,9 @@ def cli() -> None:
               "ids:int64<1000:2,128. Repeatable; what is not given is found in the file or guessed.")  # fmt: skip
 @click.option("--select", multiple=True, metavar="RULES", help="Only these rules: codes, prefixes or names, or ALL.")
 @click.option("--ignore", multiple=True, metavar="RULES", help="Not these rules.")
-@click.option("--fail-on", type=_FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]")
+@click.option(
+    "--fail-on", type=_FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]"
+)
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 despite findings (2 stays 2); --fail-on never.")
 @click.option("--output-format", type=click.Choice(list(FORMATS)), help="[default: full]")
 @click.option("-o", "--output-file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report there.")

@@ -1,8 +1,8 @@
 """The whole pipeline in one screen: load, trace, flow, rules, report.
 
-    lint_targets ── load ── build ──┐
-                                    ├── _predict (trace, flow) ── _judge (rules) ── Report
-    lint, analyze ──────────────────┘
+lint_targets ── load ── build ──┐
+                                ├── _predict (trace, flow) ── _judge (rules) ── Report
+lint, analyze ──────────────────┘
 """
 
 from __future__ import annotations

@@ -86,6 +86,7 @@ class _Run:
     how: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cones: dict[fx.Node, Cone] = field(default_factory=dict)
+    bypassed: dict[fx.Node, tuple[fx.Node, Moments]] = field(default_factory=dict)
 
     # ---- forward ----------------------------------------------------------------------------------------------------
 
@@ -143,6 +144,8 @@ class _Run:
         if "input" in kwargs and not args:
             args = (kwargs.pop("input"),)
         call = Call(facts.shape)
+        if "max_pool" in _name(node):
+            args, call = self._through_activation(node, args, call, inputs)  # type: ignore[arg-type]
         if node.op == "call_module":
             call = self._leaf(node, inputs)
         try:
@@ -153,6 +156,23 @@ class _Run:
             return None
         self.flows[node] = (flow, inputs)
         return flow.out
+
+    def _through_activation(
+        self, node: fx.Node, args: tuple[Any, ...], call: Call, inputs: dict[Moments, fx.Node | str]
+    ) -> tuple[tuple[Any, ...], Call]:
+        """A maximum of a monotone activation is the activation of the maximum: one op, fed by the activation's root."""
+        tail = node.args[0]
+        if not isinstance(tail, fx.Node) or tail not in self.cones or len(tail.users) > 1:
+            return args, call
+        cone = self.cones[tail]
+        curve = self.grids[cone.root].increasing(tail) if cone.root in self.grids else None
+        if curve is None:
+            return args, call
+        root = replace(self.values[cone.root])
+        inputs.pop(args[0], None)
+        inputs[root] = cone.root
+        self.bypassed[node] = (tail, args[0])
+        return (root, *args[1:]), replace(call, activation=curve)
 
     def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow:
         op = lookup(self._target(node))
@@ -232,11 +252,12 @@ class _Run:
 
     def _back_call(self, node: fx.Node, g: Any) -> None:
         flow, inputs = self.flows[node]
-        source = total([m for m in g if m is not None]) if False else g
         for handle, grad in flow.back(g).items():
             target = inputs.get(handle)
             if target is not None:
-                self._send(node, target, grad, source)
+                self._send(node, target, grad, g)
+                if node in self.bypassed:  # the activation in between has a gradient too
+                    self.inside.setdefault(self.bypassed[node][0], []).append(grad)
 
     def _back_member(self, node: fx.Node, g: Moments) -> None:
         """One member of a tuple: its gradient waits in a tuple at the call."""

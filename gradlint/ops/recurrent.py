@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from gradlint.moments import Array, Moments, concat, total
+from gradlint.moments import Array, Moments, concat, product, total
 from gradlint.ops.primitives import Tape, affine, function, multiply, plus
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -108,8 +108,9 @@ def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: 
     options, given = call.options, dict(call.parameters)
     steps, batch, _ = x.shape
     hidden, directions = options["hidden_size"], 2 if options["bidirectional"] else 1
-    passes: list[tuple[Tape, _Weights, Moments, list[Moments], list[tuple[Moments, ...]]]] = []
-    layer_input, layers, finals = x, [], []
+    passes: list[tuple[Tape, _Weights, list[Moments], list[tuple[Moments, ...]]]] = []
+    layer_input, finals = x, []
+    masks: dict[int, Moments] = {}
     for layer in range(options["num_layers"]):
         outs = []
         for direction in range(directions):
@@ -125,13 +126,13 @@ def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: 
                 state = step(tape, weights, moment, state)
                 inputs.append(moment)
                 states.append(state)
-            passes.append((tape, weights, layer_input, inputs, states))
+            passes.append((tape, weights, inputs, states))
             outs.append(concat([s[0].reshape((1, batch, hidden)) for s in states], 0))
             finals.append(states[-1])
-        layers.append(outs)
         layer_input = outs[0] if directions == 1 else concat(outs, 2)
-        if options["dropout"] > 0 and layer < options["num_layers"] - 1:
-            raise NotImplementedError("dropout between recurrent layers")
+        if options["dropout"] > 0 and options["training"] and layer < options["num_layers"] - 1:
+            masks[layer] = Moments.iid(layer_input.shape, 1.0, options["dropout"] / (1 - options["dropout"]))
+            layer_input = product(layer_input, masks[layer])
     state_outs = tuple(concat([f[i].reshape((1, batch, hidden)) for f in finals], 0) for i in range(len(initial)))
 
     def back(g: tuple[Any, ...]) -> dict[Moments, Moments]:
@@ -141,7 +142,7 @@ def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: 
             below: list[Moments] = []
             for direction in range(directions):
                 index = layer * directions + direction
-                tape, weights, source, inputs, states = passes[index]
+                tape, weights, inputs, states = passes[index]
                 seeds: dict[Moments, Moments] = {}
                 for t in range(steps):
                     part = _at_step(out_grad, steps - 1 - t if direction else t, steps, hidden)
@@ -157,8 +158,9 @@ def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: 
                 each = [found.get(m, Moments.zeros(m.shape)) for m in inputs]
                 each = each[::-1] if direction else each
                 below.append(concat([e.reshape((1, *e.shape)) for e in each], 0))
-                del source
             out_grad = total(below)
+            if layer - 1 in masks:
+                out_grad = product(out_grad, masks[layer - 1])
         grads[x] = out_grad
         return grads
 
