@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import rich_click as click
+from click.exceptions import Abort, Exit
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
 from gradlint._version import __version__
 from gradlint.config import configure
-from gradlint.errors import GradlintError
+from gradlint.errors import GradlintError, UsageError
 from gradlint.findings import Severity
 from gradlint.report import FORMATS, View
 
@@ -68,7 +69,7 @@ def cli() -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Also assumptions, and tracebacks of failures.")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Read this configuration.")
 @click.option("--isolated", is_flag=True, help="Read no configuration file.")
-def check(targets: tuple[str, ...], **options: Any) -> NoReturn:  # noqa: ANN401 - the options above
+def check(targets: tuple[str, ...], **options: Any) -> NoReturn:
     """Check models; this is the default command.
 
     TARGET is a file (model.py), a name in it (model.py:build), or an importable name (package.module:Net).
@@ -95,7 +96,10 @@ def check(targets: tuple[str, ...], **options: Any) -> NoReturn:  # noqa: ANN401
         report = lint_targets(targets, settings)
     text = FORMATS[settings.output_format](report, view)
     if settings.output_file is not None:
-        settings.output_file.write_text(text + "\n", "utf-8")
+        try:
+            settings.output_file.write_text(text + "\n", "utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write the report: {error}") from error
     elif text:
         click.echo(text, color=True)
     sys.exit(report.exit_code)
@@ -143,9 +147,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     argv = list(sys.argv[1:] if args is None else args)
     try:
         cli.main(argv, prog_name="gradlint", standalone_mode=False)
-    except click.exceptions.Exit as done:
+    except Exit as done:
         sys.exit(done.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (Abort, KeyboardInterrupt):
         click.echo("gradlint: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
@@ -182,7 +186,7 @@ def _view(color: str, quiet: bool, verbose: bool, *, plain: bool = False) -> Vie
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """What the user's code prints goes to stderr, from Python and from below it: stdout holds the report and nothing else."""
+    """What the user's code prints, in Python or below it, goes to stderr: stdout holds the report and nothing else."""
     sys.stdout.flush()
     saved = None
     with suppress(OSError, ValueError):  # no such descriptors: closed, or replaced by an embedding program
@@ -192,6 +196,8 @@ def _stdout_to_stderr() -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     finally:
+        if sys.__stdout__ is not None:
+            sys.__stdout__.flush()
         if saved is not None:
             os.dup2(saved, 1)
             os.close(saved)

@@ -59,7 +59,7 @@ class Settings:
         for key in values:
             if key not in _READERS:
                 raise UsageError(f"{where}: unknown setting {key!r}{suggest(key, _READERS)}")
-        read = {key: _READERS[key](value, f"{where}: {key}") for key, value in values.items()}
+        read: dict[str, Any] = {key: _READERS[key](value, f"{where}: {key}") for key, value in values.items()}
         if read.get("select") and "ignore" not in read:
             # Who asks for a rule gets it: an older `ignore` must not turn `--select GL101` into an empty pass.
             read["ignore"] = ()
@@ -100,7 +100,7 @@ def configure(
 
 
 def discover(targets: Sequence[str] = ()) -> Path | None:
-    """The nearest configuration above what the targets that are files have in common, or above the working directory."""
+    """The nearest configuration above what the files among the targets share, or above the working directory."""
     files = [path.resolve() for path in (Path(target.partition(":")[0]) for target in targets) if path.exists()]
     start = Path(os.path.commonpath([f if f.is_dir() else f.parent for f in files])) if files else Path.cwd()
     for folder in (start, *start.parents):

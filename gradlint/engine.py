@@ -18,7 +18,7 @@ from torch import nn
 from gradlint._version import __version__
 from gradlint.analysis import Analysis
 from gradlint.config import Settings
-from gradlint.errors import AnalysisError, BuildError, InputError, LoadError, TargetError, UsageError
+from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError
 from gradlint.findings import Finding, Report, TargetReport
 from gradlint.flow import propagate
 from gradlint.load import Loaded, load
@@ -34,11 +34,11 @@ Inputs = tuple[Any, ...] | Mapping[str, Any] | torch.Tensor | Sequence[InputSpec
 _log = logging.getLogger("gradlint")
 
 
-def analyze(model: Model, inputs: Inputs = None, **settings: Any) -> Analysis:  # noqa: ANN401 - see Settings
+def analyze(model: Model, inputs: Inputs = None, **settings: Any) -> Analysis:
     """Predict the rms of every parameter, module output and op of a model, and of their gradients.
 
     Args:
-        model: a module, judged by the values it has; or a callable that builds one, judged by the laws of its initialisers.
+        model: a module, judged by its values; or a callable that builds one, judged by the laws of its initialisers.
         inputs: positional arguments as a tuple, keyword arguments as a dict, a tensor, or a list of texts such as
             ``"x:2,3,32,32"``; None guesses.
         settings: fields of :class:`~gradlint.config.Settings`; no configuration file is read.
@@ -50,7 +50,7 @@ def analyze(model: Model, inputs: Inputs = None, **settings: Any) -> Analysis:  
     return _predict(model, inputs, Settings().updated(settings, "analyze()"))
 
 
-def lint(model: Model, inputs: Inputs = None, **settings: Any) -> Report:  # noqa: ANN401 - see Settings
+def lint(model: Model, inputs: Inputs = None, **settings: Any) -> Report:
     """Judge a model: what :func:`analyze` predicts, read by every rule. Same arguments.
 
     Raises:
@@ -84,10 +84,11 @@ def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
     failures: list[TargetError] = []
     for target in targets:
         for item, model, laws in _models(target, failures):
-            with _contained(item.name, failures):
+            name = _name(target, item)
+            with _contained(name, failures):
                 analysis = _predict(model, None, settings, laws, item.file)
-                facts = analysis.to_target_report(item.name)
-                found, crashes = _judge(Context(analysis, item.name, settings), rules)
+                facts = analysis.to_target_report(name)
+                found, crashes = _judge(Context(analysis, name, settings), rules)
                 reports.append(facts)
                 findings += found
                 failures += crashes
@@ -102,12 +103,17 @@ def _models(target: str, failures: list[TargetError]) -> Iterator[tuple[Loaded, 
         with _contained(target, failures):
             items = load(target)
         for item in items:
-            with _contained(item.name, failures):
+            with _contained(_name(target, item), failures):
                 built.append((item, build(item.build)))
     built.reverse()
     while built:  # a model that was judged can be freed
         item, model = built.pop()
         yield item, model, laws
+
+
+def _name(target: str, item: Loaded) -> str:
+    """The one model of a target, as a target of its own."""
+    return target if target.rpartition(":")[2] == item.name else f"{target}:{item.name}"
 
 
 def _predict(

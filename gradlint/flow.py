@@ -146,6 +146,8 @@ class _Run:
         call = Call(facts.shape)
         if "max_pool" in _name(node):
             args, call = self._through_activation(node, args, call, inputs)  # type: ignore[arg-type]
+        if "attention" in _name(node):
+            call = replace(call, shared_width=_shared_width(node))
         if node.op == "call_module":
             call = self._leaf(node, inputs)
         try:
@@ -307,6 +309,32 @@ class _Run:
 
 class _Unknown(Exception):  # noqa: N818
     """Neither a formula nor a sample."""
+
+
+def _shared_width(node: fx.Node) -> int | None:
+    """Width of the one tensor that an attention's keys and values are projections of, or None."""
+    key, value = node.args[1], node.args[2]
+    if not isinstance(key, fx.Node) or not isinstance(value, fx.Node):
+        return None
+    source = _projected(key)
+    if source is None or source is not _projected(value):
+        return None
+    shape = step(source).shape
+    return shape[-1] if shape else None
+
+
+def _projected(node: fx.Node) -> fx.Node | None:
+    """The tensor whose linear projection a node is, through reshapes and rotations; the node itself if none is found."""
+    at = node
+    for _ in range(32):
+        inputs = at.all_input_nodes
+        if any(n.op == "get_attr" and step(n).value is None and len(step(n).shape or ()) == 2 for n in inputs):
+            return next((n for n in inputs if n.op != "get_attr"), None)
+        live = [n for n in inputs if n.op != "get_attr" and (step(n).floating or step(n).shape is None)]
+        if not live:
+            return node
+        at = live[0]
+    return None
 
 
 def _constant(facts: Step) -> Moments:

@@ -1,7 +1,7 @@
 """Rule packs: the built-in one and every installed one come through the same door.
 
-A pack is a package. Each of its modules that does not start with ``_`` holds exactly one :class:`~gradlint.rule.Rule` and
-is called after it: ``gl101_exploding_path.py`` defines GL101. There is nothing to register.
+A pack is a package. Each of its modules that does not start with ``_`` holds exactly one rule, a subclass of
+:class:`gradlint.rule.Rule`, and is called after it: ``gl101_exploding_path.py`` defines GL101. There is nothing to register.
 
 A pack that cannot be loaded is an error, never a warning: a linter that lints less must not say that all is well.
 """
@@ -29,7 +29,7 @@ def load_rules() -> tuple[Rule, ...]:
     """Every rule of every pack, the built-in pack's first, each pack's by code.
 
     Raises:
-        PackError: a pack cannot be imported or is empty, a module holds no rule or several, a code or name occurs twice.
+        PackError: a pack cannot be imported or is empty, a module holds not one rule, a code or name occurs twice.
     """
     installed = sorted({entry.value for entry in entry_points(group=GROUP)} - {BUILT_IN})
     rules: list[Rule] = []

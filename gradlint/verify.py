@@ -264,6 +264,8 @@ def compare(analysis: Predicted, measured: Measured) -> Comparison:
         for name, size in sizes.items():
             facts = predicted[kind].get(name)
             if facts is None or facts.rms is None:
+                if kind == "module" and size.grad_rms is None:
+                    continue  # a constant, such as a rotary table: nothing to predict
                 missing.append(f"{kind} {name or '(model)'}")
                 continue
             rms.append(Entry(name, kind, facts.rms, size.rms))

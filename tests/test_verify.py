@@ -249,7 +249,10 @@ def test_errors_are_bits():
 
 
 def test_missing_predictions_are_listed_and_impossible_ones_infinite():
-    real = against({"a": Size(1.0, 1.0), "b": Size(1.0, 1.0), "frozen": Size(1.0, None)}, {"m": Size(1.0, 1.0)})
+    real = against(
+        {"a": Size(1.0, 1.0), "b": Size(1.0, 1.0), "frozen": Size(1.0, None)},
+        {"m": Size(1.0, 1.0), "table": Size(1.0, None)},
+    )
     told = Prediction(
         {"b": Facts(1.0, 0.0), "frozen": Facts(1.0, 0.0)},
         {"m": Facts(1.0, None)},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import string
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,8 +17,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments
-from gradlint.ops.primitives import Tape, affine, contract, reindex
+from gradlint.moments import Array, Moments, concat, einsum
+from gradlint.ops.primitives import Tape, affine, contract, multiply, plus, reindex
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__ = ["softmax_flow"]
@@ -112,25 +113,47 @@ def softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **_kw:
     return softmax_flow(input, -1 if dim is None else dim)
 
 
-def attend(q: Moments, k: Moments, v: Moments, scale: float, alive: Any, bias: Moments | None, p: float) -> tuple[Tape, Moments, Moments]:
-    """``softmax(scale·QKᵀ + bias) V`` over the last two axes; returns the tape, its output and the attention weights."""
-    from dataclasses import replace  # noqa: PLC0415
+def attend(
+    q: Moments, k: Moments, v: Moments, scale: float, alive: Any, bias: Moments | None, p: float, width: int | None
+) -> tuple[Flow, Moments]:
+    """``softmax(scale·QKᵀ + bias) V`` over the last two axes, and the attention weights.
 
+    ``width`` is that of the tensor whose projections both keys and values are (None: they are independent). Then a row's
+    weights are aligned with the values they pick, ``Σ_j p_ij v_j ∝ W_v Σ_x W_kᵀ q_i``: the output gains
+    ``v_S (1 − IPR)(q_v − k_v)/width`` and the query's gradient ``scale² (K_G[same] − K_G[other key])(1 − IPR)(q_k − k_k)/width``
+    (Kedia et al. 2024, arXiv:2403.09635, the single-head-attention term).
+    """
     lead = string.ascii_lowercase[: len(q.dims) - 2]
     tape = Tape()
     scores = tape(contract([lead + "xz", lead + "yz"], lead + "xy", q, k))
     scaled = tape(reindex(scores, lambda x: x.scale(scale), lambda g: g.scale(scale)))
     if bias is not None:
-        scaled = tape(Flow(scaled + bias, lambda g, x=scaled: {x: g, bias: g.fold(bias.shape)}))
+        scaled = tape(plus(scaled, bias))
     if alive is not None:
-        scaled = tape(Flow(replace(scaled, alive=alive), lambda g, x=scaled: {x: g}))
+        scaled = tape(reindex(scaled, lambda x: replace(x, alive=alive), lambda g: g))
     weights = tape(softmax_flow(scaled, -1))
+    participation = min(weights.q * weights.shape[-1], 1.0)
     if p > 0:
-        mask = Moments.iid(weights.shape, 1.0, p / (1 - p))
-        from gradlint.ops.primitives import multiply  # noqa: PLC0415
+        weights = tape(multiply(weights, Moments.iid(weights.shape, 1.0, p / (1 - p))))
+    out = tape(contract([lead + "xy", lead + "yz"], lead + "xz", weights, v))
+    if width is None:
+        return Flow(out, lambda g: tape.back({out: g})), weights
 
-        weights = tape(multiply(weights, mask))
-    return tape, tape(contract([lead + "xy", lead + "yz"], lead + "xz", weights, v)), weights
+    def spread(x: Moments, axis: int) -> float:
+        return max(x.q - x.shared([axis]), 0.0)
+
+    aligned = (1 - participation) / width
+    row_variance = spread(scaled, -1)
+    result = out + Moments.iid(out.shape, 0.0, row_variance * aligned * spread(v, -2))
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        grads = tape.back({out: g})
+        heard = einsum([lead + "xz", lead + "yz"], lead + "xy", g, v)
+        extra = scale**2 * spread(heard, -1) * aligned * spread(k, -2)
+        grads[q] = grads[q] + Moments.iid(q.shape, 0.0, extra)
+        return grads
+
+    return Flow(result, back), weights
 
 
 def _mask(mask: Moments | None, causal: bool, shape: tuple[int, int]) -> tuple[Any, Moments | None]:  # noqa: FBT001
@@ -150,7 +173,7 @@ def _mask(mask: Moments | None, causal: bool, shape: tuple[int, int]) -> tuple[A
 
 
 @transfer(F.scaled_dot_product_attention)
-def scaled_dot_product_attention(_: Call, query: Moments, key: Moments, value: Moments, attn_mask: Moments | None = None,
+def scaled_dot_product_attention(call: Call, query: Moments, key: Moments, value: Moments, attn_mask: Moments | None = None,
                                  dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,  # noqa: FBT001, FBT002
                                  enable_gqa: bool = False) -> Flow:  # fmt: skip
     """Scaled dot-product attention (Vaswani et al. 2017), grouped queries by repetition of keys and values."""
@@ -169,17 +192,13 @@ def scaled_dot_product_attention(_: Call, query: Moments, key: Moments, value: M
         k, v = tape0(spread(key)), tape0(spread(value))
     alive, bias = _mask(attn_mask, is_causal, (query.shape[-2], key.shape[-2]))
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    tape, out, _weights = attend(query, k, v, factor, alive, bias, dropout_p)
-
-    def back(g: Moments) -> dict[Moments, Moments]:
-        return tape0.back({x: y for x, y in tape.back({out: g}).items() if x in (query, k, v) or x is attn_mask})
-
-    return Flow(out, back)
+    flow, _weights = attend(query, k, v, factor, alive, bias, dropout_p, call.shared_width)
+    return Flow(flow.out, lambda g: tape0.back(dict(flow.back(g))))
 
 
 @transfer(F.multi_head_attention_forward)
 def multi_head_attention_forward(  # noqa: PLR0913
-    _: Call, query: Moments, key: Moments, value: Moments, embed_dim_to_check: int, num_heads: int,  # noqa: ARG001
+    call: Call, query: Moments, key: Moments, value: Moments, embed_dim_to_check: int, num_heads: int,  # noqa: ARG001
     in_proj_weight: Moments | None, in_proj_bias: Moments | None, bias_k: Any, bias_v: Any, add_zero_attn: bool,  # noqa: FBT001
     dropout_p: float, out_proj_weight: Moments, out_proj_bias: Moments | None, training: bool = True,  # noqa: FBT001, FBT002
     key_padding_mask: Moments | None = None, need_weights: bool = True, attn_mask: Moments | None = None,  # noqa: FBT001, FBT002
@@ -215,8 +234,10 @@ def multi_head_attention_forward(  # noqa: PLR0913
         alive = live if alive is None else alive & live
     if alive is not None and alive.ndim == 3:
         alive = alive.reshape(b, num_heads, t, s)
-    inner, heads, attention = attend(q, k, v, 1 / math.sqrt(width), alive, bias, dropout_p if training else 0.0)
-    outer = Tape()
+    inner, attention = attend(
+        q, k, v, 1 / math.sqrt(width), alive, bias, dropout_p if training else 0.0, call.shared_width
+    )
+    outer, heads = Tape(), inner.out
     joined = outer(reindex(heads, lambda m: m.permute((2, 0, 1, 3)).reshape((t, b, e)),
                            lambda g: g.reshape((t, b, num_heads, width)).permute((1, 2, 0, 3))))  # fmt: skip
     out = outer(affine(joined, out_proj_weight, out_proj_bias))
@@ -226,7 +247,7 @@ def multi_head_attention_forward(  # noqa: PLR0913
         if first is None:
             return {}
         grads = outer.back({out: first})
-        grads.update(tape.back({x: y for x, y in inner.back({heads: grads[heads]}).items() if x in (q, k, v)}))
+        grads.update(tape.back({x: y for x, y in inner.back(grads[heads]).items() if x in (q, k, v)}))
         if not use_separate_proj_weight and in_proj_weight is not None:
             grads[in_proj_weight] = _third(in_proj_weight, [grads[w] for w in weights])
             if in_proj_bias is not None:
@@ -237,7 +258,5 @@ def multi_head_attention_forward(  # noqa: PLR0913
 
 
 def _third(whole: Moments, parts: list[Moments]) -> Moments:
-    from gradlint.moments import concat  # noqa: PLC0415
-
     joined = concat(parts, 0)
     return joined if joined.shape == whole.shape else joined.reshape(whole.shape)

@@ -34,12 +34,14 @@ class Call:
         parameters: of a leaf recurrent module, the moments of its parameters by local name.
         activation: of a maximum whose input is a monotone function of a Gaussian tensor: that function and its derivative;
             the first argument is then the Gaussian tensor itself.
+        shared_width: of an attention whose keys and values are projections of one tensor: the width of that tensor.
     """
 
     shape: tuple[int, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Moments] = field(default_factory=dict)
     activation: Callable[[Array], tuple[Array, Array]] | None = None
+    shared_width: int | None = None
 
 
 @dataclass(frozen=True)

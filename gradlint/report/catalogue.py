@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Protocol
+from typing import ClassVar, Protocol
+
+from gradlint.findings import Severity
 
 __all__ = ["Documented", "page", "rows", "summary"]
 
@@ -12,9 +14,9 @@ __all__ = ["Documented", "page", "rows", "summary"]
 class Documented(Protocol):
     """What a page needs of a rule."""
 
-    code: str
-    name: str
-    severity: object
+    code: ClassVar[str]
+    name: ClassVar[str]
+    severity: ClassVar[Severity]
 
 
 def summary(rule: Documented) -> str:

@@ -40,7 +40,7 @@ def _span(place: Location, source: str) -> tuple[int, int]:
         end = max(ends)
     else:
         start = place.column - 1 if first < place.column <= len(source) else first
-        end = len(source.split("  #")[0].rstrip())
+        end = len(source.partition("  #")[0].rstrip())
     return start, max(min(end, len(source)), start + 1)
 
 

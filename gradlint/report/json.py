@@ -13,11 +13,11 @@ __all__ = ["render"]
 
 
 def render(report: Report, view: View) -> str:
-    """One JSON document. Numbers that JSON does not have (infinity, NaN) become the strings ``"inf"``, ``"-inf"``, ``"nan"``."""
+    """One JSON document. What JSON has no number for becomes a string: ``"inf"``, ``"-inf"``, ``"nan"``."""
     return json.dumps(_plain(report.to_dict(), view), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: Any, view: View) -> Any:  # noqa: ANN401 - any JSON value
+def _plain(value: Any, view: View) -> Any:
     if isinstance(value, dict):
         place = value.keys() == {"path", "line", "column"}
         return {k: relative(v, view.root) if place and k == "path" else _plain(v, view) for k, v in value.items()}

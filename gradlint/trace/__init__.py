@@ -16,19 +16,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from gradlint.errors import BuildError, InputError, TraceError
+from gradlint.errors import BuildError, TargetError, TraceError
 from gradlint.findings import Location
 from gradlint.trace.calls import ModuleCalls
 from gradlint.trace.graph import InputSpec, ModuleRecord, ParameterRecord, Step, Traced, step
 from gradlint.trace.inits import Laws, recording
 from gradlint.trace.inputs import Arguments, parse_input, resolve
+from gradlint.trace.nodes import Nodes
 from gradlint.trace.recorder import Recorder
 from gradlint.trace.source import boundary, owned, transparent, user_line
 from gradlint.trace.state import is_lazy, preserved, seeded
 from gradlint.trace.tree import map_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
 __all__ = [
     "InputSpec",
@@ -44,8 +45,6 @@ __all__ = [
     "trace",
 ]
 
-Inputs = "tuple[Any, ...] | Mapping[str, Any] | torch.Tensor | Sequence[InputSpec | str] | None"  # what `inputs` may be
-
 
 def trace(
     model: nn.Module | Callable[[], nn.Module],
@@ -59,8 +58,8 @@ def trace(
     Args:
         model: a module, or a zero-argument callable that builds one; then the laws of its parameters are recorded.
         inputs: a tuple of positional arguments, a dict of keyword arguments, one tensor, a list of
-            :class:`InputSpec` or texts for :func:`parse_input` (the arguments not named in it are guessed), or None (all
-            are guessed). Floating inputs made here are N(0, 1), integers uniform over their range.
+            :class:`InputSpec` or texts for :func:`parse_input` (the other arguments are guessed), or None (all are
+            guessed). Floating inputs made here are N(0, 1), integers uniform over their range.
         laws: what :func:`recording` found when ``model`` was constructed; without it a module is judged by its values.
         file: counts as the user's source even if it is installed in ``site-packages``.
 
@@ -71,8 +70,9 @@ def trace(
     """
     with owned(file):
         if not isinstance(model, nn.Module):
-            with recording(file) as laws:
+            with recording(file) as recorded:
                 model = build(model)
+            laws = recorded
         model = getattr(model, "_orig_mod", model)
         laws = laws or Laws()
         _check(model)
@@ -92,6 +92,8 @@ def build(function: Callable[[], nn.Module]) -> nn.Module:
     """Call ``function``; BuildError if it raises or returns no module."""
     try:
         made = function()
+    except TargetError:
+        raise
     except Exception as error:
         place = user_line(error.__traceback__)
         raise BuildError(f"building the model raised {type(error).__name__}: {error}", where=_where(place)) from error
@@ -116,33 +118,34 @@ def _check(model: nn.Module) -> None:
 
 @boundary
 def _record(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
-    recorder = Recorder(model)
+    nodes = Nodes(model, laws)
+    recorder = Recorder(nodes)
     calls = ModuleCalls(model, recorder)
     names = iter(spec.name for spec in given.specs)
     args, kwargs = map_tensors((given.args, given.kwargs), lambda t: t.detach().clone())
     for tensor in given.tensors_of(args, kwargs):
-        recorder.input(next(names), tensor)
+        nodes.input(next(names), tensor)
     with seeded():
         try:
-            with calls.watching(), recorder:
+            with calls.watching(), laws.writes(), recorder:
                 result = _run(model, args, kwargs)
         except Exception as error:
             place = user_line(error.__traceback__)
             text = str(error).strip().partition("\n")[0]
             raise TraceError(f"forward raised {type(error).__name__}: {text}", where=_where(place)) from error
-    output = recorder.finish(result)
+    output = nodes.finish(result)
     if output is None:
         raise TraceError("no floating-point output of the model depends on its parameters or inputs")
-    recorder.prune(name for name in calls.outputs.values() if name is not None)
+    nodes.prune(name for name in calls.outputs.values() if name is not None)
     return Traced(
-        graph=recorder.graph,
+        graph=nodes.graph,
         model=model,
         parameters=_parameters(model, laws),
         modules=_modules(model, laws, calls),
         inputs=given.specs,
         output=output.name,
         location=laws.construction.module(model) or _defined(model),
-        assumptions=tuple(recorder.assumptions),
+        assumptions=tuple(nodes.notes),
     )
 
 

@@ -47,7 +47,7 @@ class ModuleCalls:
             path = self._paths.get(id(module))
             if recorder.busy or path is None:
                 return call_module(module, *args, **kwargs)
-            location, outer, recorder.module = locate(), recorder.module, path
+            location, outer, recorder.nodes.module = locate(), recorder.nodes.module, path
             try:
                 if is_recurrent_leaf(module):
                     result = recorder.opaque("call_module", path, _Bound(call_module, module), args, kwargs)
@@ -56,7 +56,7 @@ class ModuleCalls:
                 self.called[path] = location
                 self.outputs[path] = recorder.run(self._output, result)
             finally:
-                recorder.module = outer
+                recorder.nodes.module = outer
             return result
 
         @transparent
@@ -66,11 +66,11 @@ class ModuleCalls:
                 return function(*args, **kwargs)
             if cls.__name__ == "CheckpointFunction":
                 # Reentrant checkpoint runs forward without grad, and again with it in backward.
-                outer, recorder.grad_mode = recorder.grad_mode, torch.is_grad_enabled()
+                outer, recorder.nodes.grad_mode = recorder.nodes.grad_mode, torch.is_grad_enabled()
                 try:
                     return function(*args, **kwargs)
                 finally:
-                    recorder.grad_mode = outer
+                    recorder.nodes.grad_mode = outer
             return recorder.opaque("call_function", function, function, args, kwargs)
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
@@ -82,13 +82,13 @@ class ModuleCalls:
             torch.autograd.Function.apply = apply  # type: ignore[method-assign]
 
     def _any_live(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        return any(map(self._recorder.live, tensors_in((args, kwargs))))
+        return any(map(self._recorder.nodes.live, tensors_in((args, kwargs))))
 
     def _output(self, result: Any) -> str | None:
         tensor = first_floating(result)
-        if tensor is None or not self._recorder.live(tensor):
+        if tensor is None or not self._recorder.nodes.live(tensor):
             return None
-        return self._recorder.node(tensor).name
+        return self._recorder.nodes.of(tensor).name
 
 
 class _Bound:
@@ -104,7 +104,7 @@ class _Bound:
 
 
 def is_recurrent_leaf(module: nn.Module) -> bool:
-    """The module is an ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` that computes what torch's does from its own parameters."""
+    """The module is an ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` as torch computes it, from its own parameters."""
     return isinstance(module, _RECURRENT) and (
         any(type(module).forward is kind.forward for kind in _RECURRENT) and not hasattr(module, "parametrizations")
     )

@@ -42,6 +42,7 @@ class Step:
         location: the user's line that made the call.
         grad: autograd would record this call (grad mode on, not detached).
         value: the real tensor of a constant, else None.
+        law: of a constant whose entries were drawn at random while tracing (a dropped path's mask), else None.
     """
 
     shape: tuple[int, ...] | None
@@ -50,6 +51,7 @@ class Step:
     location: Location | None
     grad: bool = True
     value: torch.Tensor | None = None
+    law: Law | None = None
 
     @property
     def floating(self) -> bool:

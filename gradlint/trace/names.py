@@ -13,24 +13,60 @@ import torch.nn.functional as F
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["CONSTANT_FILLS", "ESCAPES", "SHAPE_ONLY", "Call", "functional", "name_of", "normalise", "writes_first"]
+__all__ = [
+    "CONCATENATIONS",
+    "CONSTANT_FILLS",
+    "ESCAPES",
+    "FACTS",
+    "RESHAPES",
+    "SHAPE_ONLY",
+    "TENSOR_PROPERTIES",
+    "UNTOUCHED",
+    "Call",
+    "is_basic_index",
+    "name_of",
+    "normalise",
+    "writes_first",
+]
 
-SHAPE_ONLY = frozenset(
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SHAPE_ONLY = _set(
     "zeros_like ones_like full_like empty_like rand_like randn_like randint_like "
-    "new_zeros new_ones new_full new_empty new_tensor new_empty_strided".split()
+    "new_zeros new_ones new_full new_empty new_tensor new_empty_strided"
 )
 """Functions that use only the shape and dtype of their tensor: what they return does not depend on it."""
 
-ESCAPES = frozenset(
-    "__bool__ __float__ __int__ __index__ __complex__ item tolist numpy __array__ equal allclose is_nonzero".split()
-)
+ESCAPES = _set("__bool__ __float__ __int__ __index__ __complex__ item tolist numpy __array__ equal allclose is_nonzero")
 """Methods by which a value leaves torch: what Python does with it is seen for this one run only."""
 
-CONSTANT_FILLS = frozenset(
-    "fill_ zero_ zeros_ ones_ constant_ normal_ uniform_ bernoulli_ random_ exponential_ geometric_ cauchy_ log_normal_ "
-    "trunc_normal_ xavier_uniform_ xavier_normal_ kaiming_uniform_ kaiming_normal_ orthogonal_".split()
+FACTS = _set(
+    "size dim numel nelement ndimension stride storage_offset is_contiguous is_floating_point is_complex is_signed "
+    "element_size get_device data_ptr untyped_storage storage has_names __len__ __hash__ __repr__ __format__ _is_view "
+    "is_inference is_leaf retain_grad register_hook register_post_accumulate_grad_hook backward is_tensor is_same_size "
+    "result_type __reduce_ex__ is_shared is_pinned is_set_to"
+)
+"""Functions that tell about a tensor what does not depend on its values."""
+
+TENSOR_PROPERTIES = _set("T.get H.get mT.get mH.get data.get real.get imag.get")
+"""The properties of a tensor that are tensors made of it."""
+
+CONSTANT_FILLS = _set(
+    "fill_ zero_ zeros_ ones_ constant_ normal_ uniform_ bernoulli_ random_ exponential_ geometric_ cauchy_ "
+    "log_normal_ trunc_normal_ xavier_uniform_ xavier_normal_ kaiming_uniform_ kaiming_normal_ orthogonal_"
 )
 """In-place calls that overwrite all that was there before."""
+
+RESHAPES = _set("squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_ as_strided_ resize_ resize_as_")
+"""In-place calls that change which view of its memory a tensor is."""
+
+UNTOUCHED = _set("requires_grad_ share_memory_ rename_")
+"""Calls that are named like in-place ones and change no value."""
+
+CONCATENATIONS = _set("cat concat concatenate")
 
 _METHODS = {
     "__abs__": "abs",
@@ -122,8 +158,13 @@ def writes_first(name: str) -> bool:
 
 
 def normalise(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-    """The call as the graph has it, out of place (``kwargs`` has no ``out``)."""
+    """The call as the graph has it, out of place and without the empty tensors of a concatenation."""
     name = name_of(func)
+    kwargs = {key: value for key, value in kwargs.items() if key != "out"}
+    if name in CONCATENATIONS and args and isinstance(args[0], tuple | list):
+        # An empty key cache: torch.cat skips tensors of shape (0,), whatever the shapes of the others.
+        parts = [t for t in args[0] if not (isinstance(t, torch.Tensor) and t.shape == (0,))]
+        return Call("call_function", func, (parts or list(args[0]), *args[1:]), kwargs)
     if name in _REFLECTED and len(args) == 2:
         target, args = _REFLECTED[name](*args)
         return Call("call_function", target, args, kwargs)
@@ -133,11 +174,19 @@ def normalise(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
         return Call("call_method", _plain(name), args, kwargs)
     args, kwargs = _without_inplace(func, args, kwargs)
     if writes_first(name):
-        return Call("call_function", functional(func, name), args, kwargs)
+        return Call("call_function", _functional(func, name), args, kwargs)
     return Call("call_function", func, args, kwargs)
 
 
-def functional(func: Callable[..., Any], name: str) -> Callable[..., Any]:
+def is_basic_index(index: Any) -> bool:
+    """Indexing with ``index`` makes a view."""
+    return all(
+        i is None or i is Ellipsis or isinstance(i, slice) or (isinstance(i, int) and not isinstance(i, bool))
+        for i in (index if isinstance(index, tuple) else (index,))
+    )
+
+
+def _functional(func: Callable[..., Any], name: str) -> Callable[..., Any]:
     """The out-of-place function of an in-place one: ``torch.relu`` of ``torch.relu_`` (``func`` itself if none)."""
     places = (F, torch) if getattr(func, "__module__", "").startswith("torch.nn") else (torch, F)
     for place in (*places, torch.special):

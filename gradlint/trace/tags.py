@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from gradlint.findings import Location
 
-__all__ = ["Regions", "Tag", "erfinv_of_uniform", "truncated_normal"]
+__all__ = ["Regions", "Tag", "erfinv_of_uniform", "mixture", "truncated_normal"]
 
 _UNIT = NormalDist()
 
@@ -22,8 +22,8 @@ class Tag:
     """The law of entries that are independent draws (or one constant).
 
     Args:
-        low, high: bounds of the support.
-        fixed: the law is what the initialiser promises, whatever single writes it is made of (``trunc_normal_``).
+        low: end of the support.
+        high: end of the support.
     """
 
     kind: str
@@ -33,7 +33,6 @@ class Tag:
     high: float = math.inf
     location: Location | None = None
     label: str = ""
-    fixed: bool = False
 
     @staticmethod
     def constant(value: float) -> Tag:
@@ -50,6 +49,11 @@ class Tag:
         """Gaussian."""
         return Tag("normal", mean, std)
 
+    @staticmethod
+    def bernoulli(p: float) -> Tag:
+        """1 with probability p, else 0."""
+        return Tag("bernoulli", p, math.sqrt(p * (1 - p)), 0.0, 1.0)
+
     def affine(self, scale: float, shift: float = 0.0) -> Tag:
         """The law of ``scale·x + shift``."""
         if scale == 0.0:
@@ -57,7 +61,7 @@ class Tag:
         ends = sorted((self.low * scale + shift, self.high * scale + shift))
         kind = "identity" if self.kind == "identity" and shift == 0.0 else self.kind
         mean, std = self.mean * scale + shift, self.std * abs(scale)
-        return replace(self, kind=kind, mean=mean, std=std, low=ends[0], high=ends[1], label="", fixed=False)
+        return replace(self, kind=kind, mean=mean, std=std, low=ends[0], high=ends[1], label="")
 
     def same_law(self, other: Tag) -> bool:
         """Both describe the same distribution (wherever and however it was written)."""
