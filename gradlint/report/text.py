@@ -104,7 +104,7 @@ def _chain(factors: tuple[Factor, ...]) -> Iterator[str]:
 
 def _covered(finding: Finding) -> Iterator[str]:
     """The places one finding stands for."""
-    instances = finding.instances or ((finding.module,) if finding.module else ())
+    instances = [name for name in finding.instances or (finding.module,) if name]
     if len(instances) > 4:
         yield f"{len(instances)} places: {instances[0]}, {instances[1]} … {instances[-1]}"
     elif instances:
@@ -118,7 +118,7 @@ def _models(report: Report, view: View) -> Iterator[Text]:
     for target in report.targets:
         inputs = ", ".join(target.inputs) or "no inputs"
         gain = end_to_end(target)
-        found = "" if gain is None else f"; the gradient of the input is {_times(gain)} that of the output"
+        found = "" if gain is None else f"; gradient {_times(gain)} from the output to the input"
         yield from _wrapped(
             f"{_name(target.name, view)}: {inputs}{found}", "  ", view, (_name(target.name, view), "bold")
         )
@@ -168,8 +168,8 @@ def _times(log2: float) -> str:
     if not abs(log2) < 1000:
         return f"×2^{log2:.0f}"
     factor = 2.0**log2
-    if 1e-3 <= factor < 999.5:
-        return f"×{factor:#.2g}".rstrip(".")
+    if 9.95e-4 <= factor < 9999.5:
+        return f"×{factor:#.2g}".rstrip(".") if factor < 99.5 else f"×{factor:.0f}"
     mantissa, exponent = f"{factor:.1e}".split("e")
     return f"×{mantissa}e{int(exponent)}"
 

@@ -125,6 +125,7 @@ def _record(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
     args, kwargs = map_tensors((given.args, given.kwargs), lambda t: t.detach().clone())
     for tensor in given.tensors_of(args, kwargs):
         nodes.input(next(names), tensor)
+    parameters = _parameters(model, laws)  # before forward, which may write to them
     with seeded():
         try:
             with calls.watching(), laws.writes(), recorder:
@@ -140,7 +141,7 @@ def _record(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
     return Traced(
         graph=nodes.graph,
         model=model,
-        parameters=_parameters(model, laws),
+        parameters=parameters,
         modules=_modules(model, laws, calls),
         inputs=given.specs,
         output=output.name,
