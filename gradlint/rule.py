@@ -188,9 +188,11 @@ class Context:
         """The line a segment is the doing of."""
         if segment.cause == "weights" and segment.parameter is not None:
             return self.guilty_line(segment.parameter)
+        if segment.cause == "residual":  # the sum grows, not the layers in its branch
+            return self.steps[segment.start].location
         if segment.parameter is not None:
             return self.constructed(segment.parameter.rpartition(".")[0])
-        return self.constructed(segment.module)
+        return self.constructed(segment.module) if self.is_leaf(segment.module) else self.steps[segment.start].location
 
 
 class Rule(ABC):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments, concat, einsum
+from gradlint.moments import Moments, concat, einsum, from_pairs
 from gradlint.ops.primitives import Tape, affine, contract, multiply, plus, reindex
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -62,7 +62,7 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
     """Softmax over one axis, masked entries excluded."""
     dim %= len(x.dims)
     alive = x.alive
-    x_whole = x._whole(dim)  # noqa: SLF001
+    x_whole = x.whole(dim)
     length = x.shape[dim]
     if length == 1:
         return Flow(Moments.iid(x.shape, 1.0, 0.0), lambda _: {x: Moments.zeros(x.shape)})
@@ -84,27 +84,18 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
         same_mask = alive is None or column is None or index[column] == 1
         base = sum(share / n for n, share in sizes.items()) if same_mask else overlap
         rows[index] = ipr if all(index) else min(ipr, base * math.exp(min(float(cov[index]), 50.0)))
-    out = _law(s, np.stack([(1 - rows) / (length * (length - 1)), rows / length], -1), 1 / length)
+    out = from_pairs(s.dims, 1 / length, np.stack([(1 - rows) / (length * (length - 1)), rows / length], -1))
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        both = g._whole(dim).permute(order) + Moments(s.dims, 0.0, np.zeros_like(s.v))  # noqa: SLF001
+        both = g.whole(dim).permute(order) + Moments(s.dims, 0.0, np.zeros_like(s.v))
         if both.v.shape != s.v.shape:
             raise NotImplementedError("a gradient with finer axes than the scores")
         k = both.pairs()
         varying = k[..., 1] - k[..., 0]
         energy = varying * np.where(np.indices(rows.shape).all(0) if rows.ndim else True, w, rows) / length
-        return {x: _law(both, np.stack([-energy / (length - 1), energy], -1), 0.0).permute(inverse)}
+        return {x: from_pairs(both.dims, 0.0, np.stack([-energy / (length - 1), energy], -1)).permute(inverse)}
 
     return Flow(out.permute(inverse), back)
-
-
-def _law(x: Moments, table: Array, mean: float) -> Moments:
-    v = np.array(table)
-    for a in range(v.ndim):
-        at = (slice(None),) * a
-        v[(*at, 1)] -= v[(*at, 0)]
-    v[(0,) * v.ndim] -= mean**2
-    return Moments(x.dims, mean, v)
 
 
 @transfer(F.softmax, torch.softmax, "softmax", torch.special.softmax)

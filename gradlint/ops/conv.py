@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlint.moments import Array, Moments
+from gradlint.moments import Array, Moments, from_pairs
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -55,7 +55,7 @@ class _Taps:
 def _spatial(x: Moments) -> Moments:
     """One atom for every spatial axis and for the channels."""
     for d in range(1, len(x.dims)):
-        x = x._whole(d)  # noqa: SLF001
+        x = x.whole(d)
     return x
 
 
@@ -83,10 +83,7 @@ def _pass(x: Moments, weight: Moments, taps: Sequence[_Taps], fan: float, out: t
     table = table * fan * max(variance, 0.0)
     if dims[1]:
         table = np.stack([np.zeros_like(table), table], n_samples)
-    v = table
-    for a in range(v.ndim):
-        v = np.concatenate([np.take(v, [0], a), np.take(v, [1], a) - np.take(v, [0], a)], a)
-    return Moments(tuple(dims), 0.0, v)
+    return from_pairs(tuple(dims), 0.0, table)
 
 
 def _coherent(
@@ -131,7 +128,7 @@ def _convolve(x: Moments, weight: Moments, bias: Moments | None, taps: list[_Tap
         table = _bits(a) * _bits(b)
         at = len(a.dims[0])
         for axis in range(at):
-            n = a._sizes()[axis]  # noqa: SLF001
+            n = a.sizes()[axis]
             table = np.stack([n * table[(slice(None),) * axis + (1,)] + n * (n - 1) * table[(slice(None),) * axis + (0,)]] * 2, axis)
         table = table[(0,) * at]
         for tap in taps:

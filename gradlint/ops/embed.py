@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments
+from gradlint.moments import Array, Moments, from_pairs
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -45,26 +45,21 @@ def embedding(_: Call, input: Moments, weight: Moments, padding_idx: Any = None,
     """Row lookup: two positions share their row as often as their ids coincide; a row collects its positions' gradients."""
     if input.value is None:
         raise NotImplementedError("an embedding of unknown ids")
-    rows, width = weight.shape
+    rows = weight.shape[0]
     same = _coincidence(np.asarray(input.value, dtype=float))
-    w = weight._whole(0)._whole(1)  # noqa: SLF001
+    w = weight.whole(0).whole(1)
     table = w.pairs()
     row = 1 if w.dims[0] else 0
     same_row, other_row = (table[1], table[0]) if row else (table, table)
     cells = same.shape
     mixed = same[..., None] * np.atleast_1d(same_row) + (1 - same[..., None]) * np.atleast_1d(other_row)
     mixed = mixed.reshape(cells + np.shape(same_row))
-    v = mixed.copy()
-    for a in range(v.ndim):
-        at = (slice(None),) * a
-        v[(*at, 1)] -= v[(*at, 0)]
-    v[(0,) * v.ndim] -= weight.mean**2
     dims = tuple((n,) if n > 1 else () for n in input.shape)
-    out = Moments((*dims, w.dims[1]), weight.mean, v)
+    out = from_pairs((*dims, w.dims[1]), weight.mean, mixed)
 
     def back(g: Moments) -> dict[Moments, Moments]:
         for d in range(len(g.dims)):
-            g = g._whole(d)  # noqa: SLF001
+            g = g.whole(d)
         pairs = g.pairs()
         sizes = [n for n in input.shape if n > 1]
         equal, unequal = 0.0, 0.0
@@ -73,11 +68,8 @@ def embedding(_: Call, input: Moments, weight: Moments, padding_idx: Any = None,
             equal = equal + count * same[index] * pairs[index]
             unequal = unequal + count * (1 - same[index]) * pairs[index]
         table = np.stack([np.asarray(unequal) / max(rows * (rows - 1), 1), np.asarray(equal) / rows])
-        v = table.copy()
-        for a in range(v.ndim):
-            at = (slice(None),) * a
-            v[(*at, 1)] -= v[(*at, 0)]
-        return {weight: Moments(((rows,) if rows > 1 else (), g.dims[-1]), 0.0, v if rows > 1 else v.sum(0))}
+        if rows == 1:
+            return {weight: from_pairs(((), g.dims[-1]), 0.0, table[1])}
+        return {weight: from_pairs(((rows,), g.dims[-1]), 0.0, table)}
 
-    del width
     return Flow(out, back)

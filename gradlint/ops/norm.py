@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments, product
+from gradlint.moments import Array, Moments, from_pairs, product
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__ = ["normalise"]
@@ -29,21 +29,13 @@ __all__ = ["normalise"]
 
 def _partners(table: Array, x: Moments, dims: Sequence[int]) -> Array:
     """Σ over the partners of one entry along R: itself once, ``n − 1`` that differ; constant along R afterwards."""
-    sizes = [n for dim in x.dims for n in dim]
+    sizes = x.sizes()
     for d in dims:
         for a in x.atoms(d):
             at = (slice(None),) * a
             summed = table[(*at, 1)] + (sizes[a] - 1) * table[(*at, 0)]
             table = np.stack([summed, summed], a)
     return table
-
-
-def _law(x: Moments, table: Array) -> Moments:
-    v = np.array(table)
-    for a in range(v.ndim):
-        at = (slice(None),) * a
-        v[(*at, 1)] -= v[(*at, 0)]
-    return Moments(x.dims, 0.0, v)
 
 
 def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = True) -> Flow:
@@ -70,7 +62,7 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
         floor = 1e-9 * abs(ga.pairs()).max() * inverse
         if table.flat[-1] < floor:  # what is left of exact cancellation is rounding
             table = np.zeros_like(table)
-        return {x: _law(both, table)}
+        return {x: from_pairs(both.dims, 0.0, table)}
 
     return Flow(y, back)
 

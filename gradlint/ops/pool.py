@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import GRID, Array, Moments
+from gradlint.moments import GRID, Array, Moments, from_pairs
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -28,7 +28,7 @@ def _window(x: Moments, dim: int, out: int, sums: tuple[float, float], column: f
     ``sums`` are ``Σ_i w_oi`` and ``Σ_i w_oi²`` averaged over outputs, ``column`` is ``Σ_o w_oi`` averaged over inputs. Equal
     outputs: ``s₂ K[same] + (s₁² − s₂) K[differ]``; differing ones by the sum over all outputs, ``Σ_o y_o = Σ_i column·x_i``.
     """
-    x = x._whole(dim)  # noqa: SLF001
+    x = x.whole(dim)
     size = x.shape[dim]
     table = x.pairs()
     a = sum(map(len, x.dims[:dim]))
@@ -42,12 +42,7 @@ def _window(x: Moments, dim: int, out: int, sums: tuple[float, float], column: f
     else:
         everything = column**2 * (size * same + size * (size - 1) * differ)
         y = np.stack([(everything - out * y_same) / (out * (out - 1)), y_same], a)
-    v = np.array(y)
-    for axis in range(v.ndim):
-        head = (slice(None),) * axis
-        v[(*head, 1)] -= v[(*head, 0)]
-    v[(0,) * v.ndim] -= mean**2
-    return Moments((*x.dims[:dim], (out,) if out > 1 else (), *x.dims[dim + 1 :]), mean, v)
+    return from_pairs((*x.dims[:dim], (out,) if out > 1 else (), *x.dims[dim + 1 :]), mean, y)
 
 
 def _linear(x: Moments, spatial: Sequence[tuple[int, int, float, float]]) -> Flow:

@@ -8,6 +8,14 @@ from gradlint.rule import Context, Finding, Location, Rule, Segment, Severity, c
 
 __all__ = ["path_findings"]
 
+_WHAT = {
+    "weights": "layers built here",
+    "activation": "activations here",
+    "norm": "normalised layers built here",
+    "residual": "residual sums here",
+    "other": "ops here",
+}
+
 
 def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, float], verb: str) -> Iterable[Finding]:
     """The finding of an end-to-end gain beyond its limits, on the line that contributes most to it.
@@ -28,15 +36,15 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
     if not group:
         return
     location = context.blamed(group[0])
-    share, count = sum(s.log2 for s in group), len(group)
+    count = len(group)
     chain = _with_neighbours(steady, group)
     per_layer = chain / count
     reaches = max(1, int(limits[0] / per_layer)) if per_layer * sign > 0 else count
     yield rule.finding(
         context,
         location,
-        f"the gradient is {verb} {times(total)} from the loss to the input; {count} × {group[0].cause} "
-        f"built here {'make' if count > 1 else 'makes'} {times(share)} of it",
+        f"the gradient is {verb} {times(total)} from the loss to the input: {times(per_layer)} "
+        + (f"by each of the {count} {_WHAT[group[0].cause]}" if count > 1 else f"by the {_WHAT[group[0].cause]} here"),
         severity=Severity.ERROR if sign * total >= sign * limits[1] else Severity.WARNING,
         module=group[0].module,
         evidence={

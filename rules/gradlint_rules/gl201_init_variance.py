@@ -56,7 +56,8 @@ class InitVariance(Rule):
                 behind = 0.0
         for place, members in groups.items():
             total = sum(gain for _, gain, _ in members)
-            if abs(total) < LIMITS["layers_total"].warning:
+            limit = LIMITS["layers_total"]
+            if abs(total) < (limit.warning if len(members) > 1 else limit.error):
                 continue
             segment, gain, activation = members[0]
             law = context.parameters[str(segment.parameter)].law

@@ -45,7 +45,7 @@ class ShrinkingActivation(Rule):
         groups: dict[Location, list[Segment]] = {}
         for s in paths.segments:
             if s.cause == "activation" and s.log2 <= LIMITS["activation"].warning:
-                place = context.constructed(s.module) if context.is_leaf(s.module) else context.steps[s.start].location
+                place = context.blamed(s)
                 if place is not None:
                     groups.setdefault(place, []).append(s)
         for place, group in groups.items():

@@ -1,0 +1,32 @@
+"""Moments: the second-order law of a tensor, and its algebra. No torch.
+
+A tensor at random initialisation is an *exchangeable random array* over its axes:
+
+    x = mean + Σ_A e_A        one independent zero-mean component per subset A of the axes, iid over the axes in A
+
+and its second-order law is ``mean`` and the variances ``v[A]``. The table of pair moments
+
+    K[S] = E[x_i x_j]  over pairs of entries i, j that share exactly the axes in S   =   mean² + Σ_{A⊆S} v[A]
+
+carries the same numbers; a running sum along every axis goes one way (:meth:`Moments.pairs`), a difference the other.
+The same object describes activations and gradients. Four primitives make everything else:
+
+* **reindex** (:meth:`~Moments.reshape`, :meth:`~Moments.permute`, :meth:`~Moments.expand`, :func:`concat` …): axes are renamed,
+  merged and split;
+* **product** of independent arrays: ``K_xy[S] = K_x[S] K_y[S]``;
+* **sum** over an axis of size n: a component that varies along it grows by n, one that is constant by n²;
+* **map** by a scalar function: ``K'[S] = Σ_k a_k² ρ[S]^k``, a_k the Hermite coefficients of φ(m + σz).
+
+An axis of a tensor is kept as a tuple of *atoms* whose sizes multiply to its size, so that ``view(B*T, C)`` followed by
+``view(B, T, C)`` forgets nothing; axes of size 1 have no atoms and carry nothing.
+
+Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casella & McCulloch 1992); dual activations
+(Daniely, Frostig & Singer 2016, §4, arXiv:1602.05897); mean-field propagation (Poole et al. 2016, arXiv:1606.05340).
+"""
+
+from gradlint.moments.array import Moments, from_pairs
+from gradlint.moments.products import concat, einsum, product, total
+from gradlint.moments.quadrature import GRID
+from gradlint.moments.tables import MAX_ATOMS, Array
+
+__all__ = ["GRID", "MAX_ATOMS", "Array", "Moments", "concat", "einsum", "from_pairs", "product", "total"]

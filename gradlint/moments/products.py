@@ -1,0 +1,99 @@
+"""Operations on several independent arrays: product, contraction, concatenation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from gradlint.moments.array import Moments, align, from_pairs
+from gradlint.moments.tables import Atoms, refine, take
+
+__all__ = ["concat", "einsum", "product", "total"]
+
+
+def product(*factors: Moments) -> Moments:
+    """Elementwise product of independent tensors, with broadcasting: ``K = Π K_i``."""
+    out = factors[0]
+    for factor in factors[1:]:
+        x, y = align(out, factor)
+        out = from_pairs(x.dims, x.mean * y.mean, x.pairs() * y.pairs())
+    return out
+
+
+def total(parts: Sequence[Moments]) -> Moments:
+    """Sum of independent tensors of one shape: how cotangents of several consumers meet."""
+    out = parts[0]
+    for part in parts[1:]:
+        out = out + part
+    return out
+
+
+def einsum(inputs: Sequence[str], output: str, *operands: Moments) -> Moments:
+    """Contraction of independent tensors, one letter per axis: product, then sum over the letters not in ``output``.
+
+    ``einsum(["bi", "oi"], "bo", x, w)`` is a linear layer. No letter may repeat within one operand.
+    """
+    letters = sorted(set("".join(inputs)))
+    common: dict[str, Atoms] = {}
+    ops = list(operands)
+    for letter in letters:
+        holders = [(i, labels.index(letter)) for i, labels in enumerate(inputs) if letter in labels]
+        atoms: Atoms = ()
+        for i, d in holders:
+            mine = ops[i].dims[d]
+            joined = refine(atoms, mine) if atoms and mine else atoms or mine
+            atoms = joined if joined is not None else (math.prod(mine),)
+        for i, d in holders:
+            if ops[i].dims[d] and (refine(ops[i].dims[d], atoms) != atoms):
+                ops[i] = ops[i].whole(d)
+            if ops[i].dims[d]:
+                ops[i] = ops[i].refined(d, atoms)
+        common[letter] = atoms
+    order = [*output, *(x for x in letters if x not in output)]
+    slots = [(letter, n) for letter in order for n in common[letter]]
+    table, mean = np.ones((1,) * len(slots)), 1.0
+    for x, labels in zip(ops, inputs, strict=True):
+        arranged = x.permute([labels.index(letter) for letter in order if letter in labels])
+        present = {letter for letter in labels if x.dims[labels.index(letter)]}
+        table = table * arranged.pairs().reshape([2 if letter in present else 1 for letter, _ in slots])
+        mean *= x.mean
+    table = np.broadcast_to(table, (2,) * len(slots))
+    keep = sum(len(common[letter]) for letter in output)
+    for _, n in reversed(slots[keep:]):
+        table, mean = n * table[..., 1] + n * (n - 1) * table[..., 0], mean * n
+    return from_pairs(tuple(common[letter] for letter in output), mean, table).capped()
+
+
+def concat(parts: Sequence[Moments], dim: int) -> Moments:
+    """Concatenate independent tensors along an axis: pairs within a part keep their moment, pairs across are ``m_i m_j``."""
+    dim %= len(parts[0].dims)
+    sizes = [p.shape[dim] for p in parts]
+    n = sum(sizes)
+    bodies = [p.resize(dim, 1) for p in parts]
+    reference = bodies[0]
+    for body in bodies[1:]:
+        reference = align(reference, body)[0]
+    same = np.zeros((2,) * reference.v.ndim)
+    differ = np.zeros_like(same)
+    for part, body, size in zip(parts, bodies, sizes, strict=True):
+        same = same + align(body, reference)[0].pairs() * (size / n)
+        if size > 1:
+            whole = part.whole(dim)
+            constant = replace(
+                whole,
+                dims=(*whole.dims[:dim], (), *whole.dims[dim + 1 :]),
+                v=take(whole.v, whole.atoms(dim)[0], 0),
+            )
+            differ = differ + align(constant, reference)[0].pairs() * (size * (size - 1) / max(n * (n - 1), 1))
+    mean = sum(p.mean * size for p, size in zip(parts, sizes, strict=True)) / n
+    crossing = (mean * n) ** 2 - sum((p.mean * size) ** 2 for p, size in zip(parts, sizes, strict=True))
+    differ = differ + crossing / max(n * (n - 1), 1)
+    if n == 1:
+        return from_pairs(reference.dims, mean, same)
+    at = sum(map(len, reference.dims[:dim]))
+    return from_pairs(
+        (*reference.dims[:dim], (n,), *reference.dims[dim + 1 :]), mean, np.stack([differ, same], at)
+    ).capped()
