@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import rich_click as click
-from click.exceptions import Abort, Exit
+from click.exceptions import Abort
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
@@ -38,7 +38,7 @@ class _DefaultCheck(click.RichGroup):
     """``gradlint model.py`` is ``gradlint check model.py``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
+        if not args or (args[0] not in self.commands and args[0] not in ("--help", "-h", "--version")):
             args = ["check", *args]
         return super().parse_args(ctx, args)
 
@@ -58,9 +58,7 @@ def cli() -> None:
               "ids:int64<1000:2,128. Repeatable; what is not given is found in the file or guessed.")  # fmt: skip
 @click.option("--select", multiple=True, metavar="RULES", help="Only these rules: codes, prefixes or names, or ALL.")
 @click.option("--ignore", multiple=True, metavar="RULES", help="Not these rules.")
-@click.option(
-    "--fail-on", type=_FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]"
-)
+@click.option("--fail-on", type=_FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 despite findings (2 stays 2); --fail-on never.")
 @click.option("--output-format", type=click.Choice(list(FORMATS)), help="[default: full]")
 @click.option("-o", "--output-file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report there.")
@@ -69,7 +67,7 @@ def cli() -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Also assumptions, and tracebacks of failures.")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Read this configuration.")
 @click.option("--isolated", is_flag=True, help="Read no configuration file.")
-def check(targets: tuple[str, ...], **options: Any) -> NoReturn:
+def check(targets: tuple[str, ...], **options: Any) -> int:
     """Check models; this is the default command.
 
     TARGET is a file (model.py), a name in it (model.py:build), or an importable name (package.module:Net).
@@ -77,9 +75,7 @@ def check(targets: tuple[str, ...], **options: Any) -> NoReturn:
     if options["exit_zero"]:
         options["fail_on"] = "never"
     flags = {
-        name: options[name]
-        for name in ("input", "select", "ignore", "fail_on", "output_format", "output_file")
-        if options[name]
+        name: options[name] for name in ("input", "select", "ignore", "fail_on", "output_format", "output_file") if options[name]
     }
     settings = configure(targets, flags, config=options["config"], isolated=options["isolated"])
     if settings.output_format not in FORMATS:
@@ -102,7 +98,7 @@ def check(targets: tuple[str, ...], **options: Any) -> NoReturn:
             raise UsageError(f"cannot write the report: {error}") from error
     elif text:
         click.echo(text, color=True)
-    sys.exit(report.exit_code)
+    return report.exit_code
 
 
 @cli.command()
@@ -146,14 +142,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line. The only place where an exception becomes an exit code."""
     argv = list(sys.argv[1:] if args is None else args)
     try:
-        cli.main(argv, prog_name="gradlint", standalone_mode=False)
-    except Exit as done:
-        sys.exit(done.exit_code)
+        code = cli.main(argv, prog_name="gradlint", standalone_mode=False)
     except (Abort, KeyboardInterrupt):
         click.echo("gradlint: interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit itself would fail on the flush
+    except SystemExit:  # only click's own, for a closed pipe: nobody has read the verdict
         sys.exit(2)
     except click.ClickException as error:
         _fail(error.format_message())
@@ -163,7 +156,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         if {"-v", "--verbose"} & set(argv):
             traceback.print_exc()
         _fail(f"internal error: {type(error).__name__}: {error} (this is a bug; -v shows the traceback to report)")
-    sys.exit(0)
+    sys.exit(code or 0)
 
 
 def _fail(message: str) -> NoReturn:

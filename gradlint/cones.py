@@ -136,12 +136,8 @@ class Grid:
         out = self._values[tail]
         if not out.requires_grad:
             return {}
-        slopes = torch.autograd.grad(
-            out.sum(), [self._values[n] for n in nodes], retain_graph=True, allow_unused=True
-        )
-        return {
-            n: self._times(g, _finite(slope.numpy())) for n, slope in zip(nodes, slopes, strict=True) if slope is not None
-        }
+        slopes = torch.autograd.grad(out.sum(), [self._values[n] for n in nodes], retain_graph=True, allow_unused=True)
+        return {n: self._times(g, _finite(slope.numpy())) for n, slope in zip(nodes, slopes, strict=True) if slope is not None}
 
     def increasing(self, tail: fx.Node) -> Callable[[Array], tuple[Array, Array]] | None:
         """The member's function and derivative of the root, if it never decreases: then it commutes with a maximum."""
@@ -173,5 +169,8 @@ def _finite(values: Array) -> Array:
     if good.all() or not good.any():
         return values
     index = np.arange(len(values))
-    return np.asarray(values[good][np.abs(index[:, None] - index[good]).argmin(1)] if good.sum() < 64 else
-                      np.interp(index, index[good], values[good]))
+    return np.asarray(
+        values[good][np.abs(index[:, None] - index[good]).argmin(1)]
+        if good.sum() < 64
+        else np.interp(index, index[good], values[good])
+    )

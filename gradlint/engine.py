@@ -116,9 +116,7 @@ def _name(target: str, item: Loaded) -> str:
     return target if target.rpartition(":")[2] == item.name else f"{target}:{item.name}"
 
 
-def _predict(
-    model: Model, inputs: Inputs, settings: Settings, laws: Laws | None = None, file: str | None = None
-) -> Analysis:
+def _predict(model: Model, inputs: Inputs, settings: Settings, laws: Laws | None = None, file: str | None = None) -> Analysis:
     given = inputs if inputs is not None else _specs(settings)
     return Analysis.of(propagate(trace(model, given, laws=laws, file=file)))
 

@@ -301,7 +301,7 @@ class Report:
         return f"<p>gradlint: {len(self.findings)} findings, {self.coverage}</p><table>{head}{rows}</table>"
 
 
-def significant(value: float | int | str | None, digits: int = 6) -> float | int | str | None:
+def significant(value: float | str | None, digits: int = 6) -> float | int | str | None:
     """Round to ``digits`` significant digits so that reports are the same bytes on every machine."""
     if not isinstance(value, float):
         return value

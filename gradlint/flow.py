@@ -104,10 +104,11 @@ class _Run:
             if facts.value is None:
                 return self.traced.parameters[str(node.target)].law.moments
             return _constant(facts)
-        if node.target is operator.getitem and isinstance(self.values.get(node.args[0]), tuple):  # type: ignore[arg-type]
-            self.how[node.name] = self.how.get(node.args[0].name, "known")  # type: ignore[union-attr]
+        source: Any = node.args[0] if node.args else None
+        if node.target is operator.getitem and isinstance(self.values.get(source), tuple):
+            self.how[node.name] = self.how.get(source.name, "known")
             index: Any = node.args[1]
-            return self.values[node.args[0]][index]  # type: ignore[index]
+            return self.values[source][index]
         if facts.shape is not None and not facts.floating:
             self.how[node.name] = "known"
             return _constant(facts)
@@ -139,19 +140,19 @@ class _Run:
             inputs[handle] = x
             return handle
 
-        args = fx.node.map_aggregate(node.args, abstract)
-        kwargs = dict(fx.node.map_aggregate(node.kwargs, abstract))  # type: ignore[arg-type]
+        args: Any = fx.node.map_aggregate(node.args, abstract)
+        kwargs: Any = dict(fx.node.map_aggregate(node.kwargs, abstract))
         if "input" in kwargs and not args:
             args = (kwargs.pop("input"),)
         call = Call(facts.shape)
         if "max_pool" in _name(node):
-            args, call = self._through_activation(node, args, call, inputs)  # type: ignore[arg-type]
+            args, call = self._through_activation(node, args, call, inputs)
         if "attention" in _name(node):
             call = replace(call, shared_width=_shared_width(node))
         if node.op == "call_module":
             call = self._leaf(node, inputs)
         try:
-            flow = self._apply(node, call, tuple(args), kwargs)  # type: ignore[arg-type]
+            flow = self._apply(node, call, tuple(args), kwargs)
         except _Unknown as error:
             self.how[node.name] = "opaque"
             self.notes.append(f"{self._where(node, facts)}: nothing is known about {_name(node)}: {error}")
@@ -187,8 +188,7 @@ class _Run:
         if op is not None:
             try:
                 flow = op.function(call, *args, **kwargs)
-                if isinstance(flow.out, Moments) and call.shape is not None and flow.out.shape != call.shape:
-                    raise ValueError(f"shape {flow.out.shape} where torch gives {call.shape}")
+                _check_shape(flow, call)
             except NotImplementedError as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001  (a formula that breaks must not hide the rest; it is reported)
@@ -263,12 +263,12 @@ class _Run:
 
     def _back_member(self, node: fx.Node, g: Moments) -> None:
         """One member of a tuple: its gradient waits in a tuple at the call."""
-        call, index = node.args
-        assert isinstance(call, fx.Node)
+        call: Any = node.args[0]
+        index: Any = node.args[1]
         width = len(self.values[call])
         waiting: Any = self.grads.get(call) or (None,) * width
         members = list(waiting)
-        position = operator.index(index) % width  # type: ignore[arg-type]
+        position = operator.index(index) % width
         members[position] = g if members[position] is None else members[position] + g
         self.grads[call] = tuple(members)  # type: ignore[assignment]
 
@@ -311,6 +311,11 @@ class _Unknown(Exception):  # noqa: N818
     """Neither a formula nor a sample."""
 
 
+def _check_shape(flow: Flow, call: Call) -> None:
+    if isinstance(flow.out, Moments) and call.shape is not None and flow.out.shape != call.shape:
+        raise ValueError(f"shape {flow.out.shape} where torch gives {call.shape}")
+
+
 def _shared_width(node: fx.Node) -> int | None:
     """Width of the one tensor that an attention's keys and values are projections of, or None."""
     key, value = node.args[1], node.args[2]
@@ -338,10 +343,12 @@ def _projected(node: fx.Node) -> fx.Node | None:
 
 
 def _constant(facts: Step) -> Moments:
-    assert facts.value is not None
-    if not facts.value.is_floating_point():
-        return replace(Moments.zeros(facts.value.shape), value=facts.value.detach().cpu().numpy())
-    return Moments.of_array(facts.value.detach().cpu().double().numpy())
+    value = facts.value
+    if value is None:
+        raise AnalysisError("a constant without a value")
+    if not value.is_floating_point():
+        return replace(Moments.zeros(value.shape), value=value.detach().cpu().numpy())
+    return Moments.of_array(value.detach().cpu().double().numpy())
 
 
 def _callable(node: fx.Node) -> Any:

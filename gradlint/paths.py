@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import networkx as nx
 from torch import fx
@@ -111,9 +112,7 @@ def find_paths(analysis: Analysis) -> Paths:
     energy[_ENTRY] = sum(energy[name] for name in entries)
     spine = [n for n in _spine(graph, source) if energy.get(n, 0.0) > 0]
     reused = {name for loop in loops for name in loop.nodes}
-    segments = tuple(
-        _segment(graph, nodes, energy, start, end, reused) for start, end in zip(spine, spine[1:], strict=False)
-    )
+    segments = tuple(_segment(graph, nodes, energy, start, end, reused) for start, end in pairwise(spine))
     total = 0.5 * math.log2(energy[_ENTRY] / energy[source])
     return Paths(total, _with_norms(segments), gains, loops)
 
@@ -123,8 +122,10 @@ def _energy(g: Moments) -> float:
 
 
 def _is_member(node: fx.Node) -> bool:
-    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem" and (
-        isinstance(node.args[0], fx.Node) and step(node.args[0]).shape is None
+    return (
+        node.op == "call_function"
+        and getattr(node.target, "__name__", "") == "getitem"
+        and (isinstance(node.args[0], fx.Node) and step(node.args[0]).shape is None)
     )
 
 
@@ -207,7 +208,19 @@ def _cause(node: fx.Node) -> str:
 
 
 def _is_curved(op: str) -> bool:
-    return op not in {"view", "reshape", "clone", "contiguous", "to", "float", "sub", "neg", "getitem", "permute", "transpose"}
+    return op not in {
+        "view",
+        "reshape",
+        "clone",
+        "contiguous",
+        "to",
+        "float",
+        "sub",
+        "neg",
+        "getitem",
+        "permute",
+        "transpose",
+    }
 
 
 def _weight(nodes: Mapping[str, fx.Node], ops: Iterable[str]) -> str | None:
@@ -244,7 +257,7 @@ def _loops(graph: nx.DiGraph[str], nodes: Mapping[str, fx.Node], energy: Mapping
                 users.setdefault(str(n.target), []).append(name)
     for parameter, uses in users.items():
         live = [u for u in uses if u in graph and energy.get(u, 0.0) > 0]
-        if len(live) < 4 or not all(nx.has_path(graph, late, early) for early, late in zip(live, live[1:], strict=False)):
+        if len(live) < 4 or not all(nx.has_path(graph, late, early) for early, late in pairwise(live)):
             continue
         # the middle of the loop: the ends feel how the sequence starts and is read
         first, last = len(live) // 4, len(live) - 1 - len(live) // 8

@@ -98,9 +98,7 @@ class Context:
     def leaves(self) -> Mapping[str, object]:
         """Leaf recurrent modules by node name."""
         traced = self.analysis.flowed.traced
-        return {
-            n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"
-        }
+        return {n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"}
 
     def leaf_path(self, node: str) -> str:
         """Module path of a leaf recurrent module."""
@@ -127,7 +125,8 @@ class Context:
         return target if isinstance(target, str) else getattr(target, "__name__", str(target))
 
     def _node(self, name: str) -> fx.Node:
-        return next(n for n in self.analysis.flowed.traced.graph.nodes if n.name == name)
+        nodes: Iterable[fx.Node] = self.analysis.flowed.traced.graph.nodes
+        return next(n for n in nodes if n.name == name)
 
     def forward(self, node: str) -> Moments | None:
         """Moments of a node's output."""
@@ -170,9 +169,7 @@ class Context:
             total[s.cause] = total.get(s.cause, 0.0) + s.log2
             count[s.cause] = count.get(s.cause, 0) + 1
         order = sorted(total, key=lambda c: (-abs(total[c]), c))
-        return tuple(
-            Factor(c, total[c], f"{count[c]} × {times(total[c] / count[c])}") for c in order if abs(total[c]) > 0.05
-        )
+        return tuple(Factor(c, total[c], f"{count[c]} × {times(total[c] / count[c])}") for c in order if abs(total[c]) > 0.05)
 
     def worst_group(self, segments: Iterable[Segment], sign: int) -> list[Segment]:
         """Segments that share a source line and push most in one direction."""
@@ -248,7 +245,9 @@ def times(log2: float) -> str:
     if abs(log2) > 1000:
         return f"×2^{log2:.0f}"
     factor = 2.0**log2
-    text = f"{factor:.2g}" if 1e-3 <= factor < 1e4 else f"{factor:.1e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+    text = (
+        f"{factor:.2g}" if 1e-3 <= factor < 1e4 else f"{factor:.1e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+    )
     return f"×{text}"
 
 

@@ -487,9 +487,7 @@ def _bounded(build: Callable[[], nn.Module], inputs: Sequence[InputSpec]) -> tup
         except Exception as error:  # the user's forward may raise anything
             raise InputError(f"forward raised {type(error).__name__}: {error}") from error
     return tuple(
-        dataclasses.replace(spec, high=indexed.sizes.get(place, 2))
-        if spec.high is None and "int" in spec.dtype
-        else spec
+        dataclasses.replace(spec, high=indexed.sizes.get(place, 2)) if spec.high is None and "int" in spec.dtype else spec
         for place, spec in enumerate(inputs)
     )
 

@@ -50,6 +50,7 @@ def test_op_families_are_independent_of_one_another():
 
 def test_everything_public_says_what_it_exports():
     for path in [*sources("gradlint"), *sources("rules")]:
-        if path.stem == "__main__" or path.parent.name == "gradlint_rules" and path.stem == "__init__":
+        registers = path.parent.name in ("ops", "gradlint_rules")  # reached through a table or by discovery
+        if path.stem == "__main__" or registers:
             continue
         assert "__all__" in path.read_text("utf-8"), f"{path.relative_to(ROOT)} has no __all__"

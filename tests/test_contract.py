@@ -24,7 +24,7 @@ class TestContract:
         summary, _, rest = page.partition("\n")
         assert 10 < len(summary) <= 100
         assert summary.endswith(".")
-        assert rest.startswith("\n\n")
+        assert rest.startswith("\n")
         assert re.findall(r"^## (.+)$", page, re.MULTILINE) == SECTIONS
         for section in re.split(r"^## .+$", page, flags=re.MULTILINE)[1:]:
             assert len(section.split()) >= 4, "a section says something"

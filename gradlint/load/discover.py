@@ -43,9 +43,7 @@ def models_in(module: ModuleType, target: str, file: str, folder: str) -> list[L
     alone = {n: v for n, v in ready.items() if v not in inside and not (n in used and n in factories)}
     # A helper is named in the code of another model; of two that name each other, both stay.
     mentions = {n: _mentioned(v) for n, v in {**classes, **factories}.items()}
-    chosen = {
-        n: v for n, v in alone.items() if not any(n in mentions[m] and m not in mentions[n] for m in mentions if m != n)
-    }
+    chosen = {n: v for n, v in alone.items() if not any(n in mentions[m] and m not in mentions[n] for m in mentions if m != n)}
     found = {**instances, **(chosen or ({} if instances else alone))}
     if not found:
         raise _nothing(target, file, {**classes, **factories})
@@ -65,17 +63,13 @@ def pick(module: ModuleType, name: str, target: str, file: str, folder: str) -> 
             candidates = [n for n in vars(value) if not n.startswith("_")] if hasattr(value, "__dict__") else []
             close = difflib.get_close_matches(part, candidates, n=1)
             hint = (
-                f"did you mean {close[0]!r}?"
-                if close
-                else f"{file} defines: {', '.join(_models_by_name(module)) or 'no model'}"
+                f"did you mean {close[0]!r}?" if close else f"{file} defines: {', '.join(_models_by_name(module)) or 'no model'}"
             )
             raise LoadError(f"{file} has no {name!r}", target=target, hint=hint)
         value = getattr(value, part)
     is_module = isinstance(value, nn.Module)
     if not is_module and not callable(value):
-        raise LoadError(
-            f"{name!r} in {file} is neither a model nor a factory, but of type {type(value).__name__}", target=target
-        )
+        raise LoadError(f"{name!r} in {file} is neither a model nor a factory, but of type {type(value).__name__}", target=target)
     if not is_module and (missing := _missing(value)):
         hint = f"write a function without arguments that returns {name}({', '.join(f'{m}=...' for m in missing)})"
         raise LoadError(f"{name} needs arguments: {', '.join(missing)}", target=target, hint=hint)
@@ -111,9 +105,7 @@ def _missing(function: Callable[..., Any]) -> list[str]:
 
 def _mentioned(value: Any) -> set[str]:
     """The global names in the code of a function, or of a class's methods."""
-    functions = (
-        [value] if isinstance(value, FunctionType) else [inspect.unwrap(f) for f in vars(value).values() if callable(f)]
-    )
+    functions = [value] if isinstance(value, FunctionType) else [inspect.unwrap(f) for f in vars(value).values() if callable(f)]
     codes = [f.__code__ for f in functions if isinstance(f, FunctionType)]
     return {name for code in codes for name in _names(code)}
 

@@ -44,11 +44,7 @@ def running(folder: str, script: str) -> Iterator[None]:
         sys.path[:], sys.argv[:] = path, argv
         for name in set(sys.modules) - known:
             origin = getattr(sys.modules[name], "__file__", None)
-            if (
-                isinstance(origin, str)
-                and str(Path(origin).parent).startswith(folder)
-                and "site-packages" not in origin
-            ):
+            if isinstance(origin, str) and str(Path(origin).parent).startswith(folder) and "site-packages" not in origin:
                 _borrowed[name] = folder
 
 

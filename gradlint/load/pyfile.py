@@ -34,9 +34,7 @@ def load(target: str) -> list[Loaded] | None:
     path = Path(text)
     if path.suffix.lower() in _PICKLED:
         message = f"{text} is a file of weights; gradlint never unpickles, that would run whatever is in it"
-        raise LoadError(
-            message, target=target, hint="point to the code that builds the model: model.py or pkg.mod:factory"
-        )
+        raise LoadError(message, target=target, hint="point to the code that builds the model: model.py or pkg.mod:factory")
     if path.is_dir():
         raise LoadError(f"{text} is a folder", target=target, hint="name the file in it that has the model")
     looks_like_a_path = path.suffix == ".py" or "/" in text or "\\" in text or path.exists()

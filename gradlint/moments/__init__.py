@@ -27,6 +27,6 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 from gradlint.moments.array import Moments, from_pairs
 from gradlint.moments.products import concat, einsum, product, total
 from gradlint.moments.quadrature import GRID
-from gradlint.moments.tables import MAX_ATOMS, Array
+from gradlint.moments.tables import MAX_ATOMS, Array, take
 
-__all__ = ["GRID", "MAX_ATOMS", "Array", "Moments", "concat", "einsum", "from_pairs", "product", "total"]
+__all__ = ["GRID", "MAX_ATOMS", "Array", "Moments", "concat", "einsum", "from_pairs", "product", "take", "total"]

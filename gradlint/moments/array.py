@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradlint.moments.quadrature import GRID
-from gradlint.moments.tables import MAX_ATOMS, Array, Atoms, merge, pair_averages, refine, split, sum_subsets, take
+from gradlint.moments.tables import MAX_ATOMS, Array, Atoms, differences, merge, pair_averages, refine, split, sum_subsets, take
 
 __all__ = ["Moments", "align", "from_pairs"]
 
@@ -168,14 +168,14 @@ class Moments:
     def expand(self, shape: Sequence[int]) -> Moments:
         """Broadcast to ``shape``: the new axes carry nothing."""
         lead = len(shape) - len(self.dims)
-        v, dims = self.v, []
+        v = self.v
+        dims: list[Atoms] = []
         at = 0
         for size, dim in zip(shape, ((),) * lead + self.dims, strict=True):
             if not dim and size > 1:
                 v = np.stack([v, np.zeros_like(v)], at)
-                dim = (int(size),)
-            dims.append(dim)
-            at += len(dim)
+            dims.append(dim or ((int(size),) if size > 1 else ()))
+            at += len(dims[-1])
         value = None if self.value is None else np.broadcast_to(self.value, shape)
         return Moments(tuple(dims), self.mean, v, value)
 
@@ -240,12 +240,12 @@ class Moments:
 
     def scale(self, factor: float) -> Moments:
         """Times a number."""
-        value = None if self.value is None else self.value * factor
+        value = None if self.value is None else np.asarray(self.value, dtype=np.float64) * factor
         return Moments(self.dims, self.mean * factor, self.v * factor**2, value, self.alive)
 
     def shift(self, offset: float) -> Moments:
         """Plus a number."""
-        value = None if self.value is None else self.value + offset
+        value = None if self.value is None else np.asarray(self.value, dtype=np.float64) + offset
         return Moments(self.dims, self.mean + offset, self.v, value, self.alive)
 
     def __add__(self, other: Moments) -> Moments:
@@ -280,6 +280,7 @@ class Moments:
     # ---- inside -------------------------------------------------------------------------------------------------
 
     def sizes(self) -> list[int]:
+        """Sizes of all atoms, in the order of ``v``."""
         return [n for dim in self.dims for n in dim]
 
     def whole(self, dim: int) -> Moments:
@@ -292,6 +293,7 @@ class Moments:
         return replace(self, dims=(*self.dims[:dim], tuple(atoms), *self.dims[dim + 1 :]), v=v)
 
     def capped(self) -> Moments:
+        """At most :data:`MAX_ATOMS` atoms: the last crowded axis is averaged first."""
         x = self
         while x.v.ndim > MAX_ATOMS:
             crowded = [d for d in range(len(x.dims)) if len(x.dims[d]) > 1]
@@ -343,12 +345,8 @@ def _fill(x: Moments, y: Moments, d: int) -> Moments:
     return Moments((*x.dims[:d], y.dims[d], *x.dims[d + 1 :]), x.mean, v)
 
 
-def from_pairs(
-    dims: tuple[Atoms, ...], mean: float, table: Array, value: npt.NDArray[np.generic] | None = None
-) -> Moments:
+def from_pairs(dims: tuple[Atoms, ...], mean: float, table: Array, value: npt.NDArray[np.generic] | None = None) -> Moments:
     """The law with the pair table ``table`` (shape ``(2,) * number of atoms``) and the common ``mean``."""
-    v = np.array(table, dtype=np.float64, ndmin=0)
-    for axis in range(v.ndim):
-        v[(slice(None),) * axis + (1,)] -= v[(slice(None),) * axis + (0,)]
+    v = differences(table)
     v[(0,) * v.ndim] -= mean**2
     return Moments(dims, float(mean), v, value)

@@ -94,6 +94,4 @@ def concat(parts: Sequence[Moments], dim: int) -> Moments:
     if n == 1:
         return from_pairs(reference.dims, mean, same)
     at = sum(map(len, reference.dims[:dim]))
-    return from_pairs(
-        (*reference.dims[:dim], (n,), *reference.dims[dim + 1 :]), mean, np.stack([differ, same], at)
-    ).capped()
+    return from_pairs((*reference.dims[:dim], (n,), *reference.dims[dim + 1 :]), mean, np.stack([differ, same], at)).capped()

@@ -23,8 +23,8 @@ class _Grid:
     def __init__(self) -> None:
         step = 2 * self.reach / self.points
         self.z: Array = (np.arange(self.points) + 0.5) * step - self.reach
-        self.weights: Array = np.exp(-0.5 * self.z**2)
-        self.weights /= self.weights.sum()
+        density: Array = np.asarray(np.exp(-0.5 * self.z**2), dtype=np.float64)
+        self.weights: Array = np.asarray(density / density.sum(), dtype=np.float64)
 
     @property
     def basis(self) -> Array:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_ATOMS", "Array", "Atoms", "merge", "pair_averages", "refine", "split", "sum_subsets", "take"]
+__all__ = ["MAX_ATOMS", "Array", "Atoms", "differences", "merge", "pair_averages", "refine", "split", "sum_subsets", "take"]
 
 Array = npt.NDArray[np.float64]
 Atoms = tuple[int, ...]
@@ -25,22 +27,31 @@ def refine(a: Atoms, b: Atoms) -> Atoms | None:
             stride *= n
             strides.add(stride)
     ordered = sorted(strides, reverse=True)
-    if any(big % small for big, small in zip(ordered, ordered[1:], strict=False)):
+    if any(big % small for big, small in pairwise(ordered)):
         return None
-    return tuple(big // small for big, small in zip(ordered, ordered[1:], strict=False))
+    return tuple(big // small for big, small in pairwise(ordered))
 
 
 def take(table: Array, axis: int, index: int) -> Array:
+    """One index of an axis."""
     out: Array = table[(slice(None),) * axis + (index,)]
     return out
 
 
 def sum_subsets(v: Array) -> Array:
+    """Components to pair moments (about the mean): the sum over all subsets of the shared atoms."""
     for axis in range(v.ndim):
         v = v.cumsum(axis)
     return v
 
 
+def differences(table: Array) -> Array:
+    """Pair moments to components: the inverse of :func:`sum_subsets`."""
+    v = np.array(table, dtype=np.float64)
+    for axis in range(v.ndim):
+        constant = take(v, axis, 0)
+        v = np.stack([constant, take(v, axis, 1) - constant], axis)
+    return v
 
 
 def split(v: Array, axis: int) -> Array:
@@ -53,17 +64,13 @@ def split(v: Array, axis: int) -> Array:
 def merge(v: Array, axis: int, first: int, second: int) -> Array:
     """Two neighbouring atoms become one: differing pairs are averaged by their counts."""
     table = sum_subsets(v)
-    at = (slice(None),) * axis
+    other, same = take(table, axis, 0), take(table, axis, 1)  # by the first atom; the second is now at the same axis
     differ = (
-        (second - 1) * table[(*at, 1, 0)]
-        + (first - 1) * table[(*at, 0, 1)]
-        + (first - 1) * (second - 1) * table[(*at, 0, 0)]
+        (second - 1) * take(same, axis, 0)
+        + (first - 1) * take(other, axis, 1)
+        + (first - 1) * (second - 1) * take(other, axis, 0)
     ) / (first * second - 1)
-    merged = np.stack([differ, table[(*at, 1, 1)]], axis)
-    for other in range(merged.ndim):
-        index = (slice(None),) * other
-        merged[(*index, 1)] -= merged[(*index, 0)]
-    return merged
+    return differences(np.stack([differ, take(same, axis, 1)], axis))
 
 
 def pair_averages(x: Array) -> Array:

@@ -35,7 +35,7 @@ identity("clone", torch.clone)
 
 
 @transfer(F.prelu, torch.prelu, "prelu")
-def prelu(_: Call, input: Moments, weight: Moments) -> Flow:  # noqa: A002
+def prelu(_: Call, input: Moments, weight: Moments) -> Flow:
     """Leaky ReLU with a learned slope; the slope's gradient is ``Σ g·min(x, 0)`` (He et al. 2015, eq. 3)."""
     slope, u = weight.mean, input.on_grid()
     derivative = input.map(np.where(u > 0, 1.0, slope))
@@ -51,7 +51,7 @@ def prelu(_: Call, input: Moments, weight: Moments) -> Flow:  # noqa: A002
 
 
 @transfer(F.glu)
-def glu(_: Call, input: Moments, dim: int = -1) -> Flow:  # noqa: A002
+def glu(_: Call, input: Moments, dim: int = -1) -> Flow:
     """``a·σ(b)`` of two independent halves (Dauphin et al. 2017): ``q_a Eσ²``."""
     half = input.resize(dim, input.shape[dim] // 2)
     sigmoid = 1 / (1 + np.exp(-half.on_grid()))

@@ -99,7 +99,7 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
 
 
 @transfer(F.softmax, torch.softmax, "softmax", torch.special.softmax)
-def softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **_kw: Any) -> Flow:  # noqa: A002
+def softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **_kw: Any) -> Flow:
     """Softmax over one axis."""
     return softmax_flow(input, -1 if dim is None else dim)
 
@@ -147,7 +147,7 @@ def attend(
     return Flow(result, back), weights
 
 
-def _mask(mask: Moments | None, causal: bool, shape: tuple[int, int]) -> tuple[Any, Moments | None]:  # noqa: FBT001
+def _mask(mask: Moments | None, causal: bool, shape: tuple[int, int]) -> tuple[Any, Moments | None]:
     """Live entries and the additive bias that is left."""
     if causal:
         return np.tril(np.ones(shape, dtype=bool)), None
@@ -165,7 +165,7 @@ def _mask(mask: Moments | None, causal: bool, shape: tuple[int, int]) -> tuple[A
 
 @transfer(F.scaled_dot_product_attention)
 def scaled_dot_product_attention(call: Call, query: Moments, key: Moments, value: Moments, attn_mask: Moments | None = None,
-                                 dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,  # noqa: FBT001, FBT002
+                                 dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
                                  enable_gqa: bool = False) -> Flow:  # fmt: skip
     """Scaled dot-product attention (Vaswani et al. 2017), grouped queries by repetition of keys and values."""
     tape0 = Tape()
@@ -188,14 +188,14 @@ def scaled_dot_product_attention(call: Call, query: Moments, key: Moments, value
 
 
 @transfer(F.multi_head_attention_forward)
-def multi_head_attention_forward(  # noqa: PLR0913
-    call: Call, query: Moments, key: Moments, value: Moments, embed_dim_to_check: int, num_heads: int,  # noqa: ARG001
-    in_proj_weight: Moments | None, in_proj_bias: Moments | None, bias_k: Any, bias_v: Any, add_zero_attn: bool,  # noqa: FBT001
-    dropout_p: float, out_proj_weight: Moments, out_proj_bias: Moments | None, training: bool = True,  # noqa: FBT001, FBT002
-    key_padding_mask: Moments | None = None, need_weights: bool = True, attn_mask: Moments | None = None,  # noqa: FBT001, FBT002
-    use_separate_proj_weight: bool = False, q_proj_weight: Any = None, k_proj_weight: Any = None,  # noqa: FBT001, FBT002
-    v_proj_weight: Any = None, static_k: Any = None, static_v: Any = None, average_attn_weights: bool = True,  # noqa: FBT001, FBT002, ARG001
-    is_causal: bool = False,  # noqa: FBT001, FBT002, ARG001
+def multi_head_attention_forward(
+    call: Call, query: Moments, key: Moments, value: Moments, embed_dim_to_check: int, num_heads: int,
+    in_proj_weight: Moments | None, in_proj_bias: Moments | None, bias_k: Any, bias_v: Any, add_zero_attn: bool,
+    dropout_p: float, out_proj_weight: Moments, out_proj_bias: Moments | None, training: bool = True,
+    key_padding_mask: Moments | None = None, need_weights: bool = True, attn_mask: Moments | None = None,
+    use_separate_proj_weight: bool = False, q_proj_weight: Any = None, k_proj_weight: Any = None,
+    v_proj_weight: Any = None, static_k: Any = None, static_v: Any = None, average_attn_weights: bool = True,
+    is_causal: bool = False,
 ) -> Flow:  # fmt: skip
     """``nn.MultiheadAttention``: in-projections, heads, attention, out-projection, on (T, B, E) tensors."""
     if bias_k is not None or bias_v is not None or add_zero_attn or static_k is not None or len(query.dims) != 3:
@@ -214,7 +214,8 @@ def multi_head_attention_forward(  # noqa: PLR0913
     if use_separate_proj_weight:
         weights = [q_proj_weight, k_proj_weight, v_proj_weight]
     else:
-        assert in_proj_weight is not None
+        if in_proj_weight is None:
+            raise NotImplementedError("no projection weights")
         weights = [in_proj_weight.resize(0, e) for _ in range(3)]
     rows = [None if in_proj_bias is None else in_proj_bias.resize(0, e) for _ in range(3)]
     q, k, v = (project(x, w, r) for x, w, r in zip((query, key, value), weights, rows, strict=True))
@@ -225,9 +226,7 @@ def multi_head_attention_forward(  # noqa: PLR0913
         alive = live if alive is None else alive & live
     if alive is not None and alive.ndim == 3:
         alive = alive.reshape(b, num_heads, t, s)
-    inner, attention = attend(
-        q, k, v, 1 / math.sqrt(width), alive, bias, dropout_p if training else 0.0, call.shared_width
-    )
+    inner, attention = attend(q, k, v, 1 / math.sqrt(width), alive, bias, dropout_p if training else 0.0, call.shared_width)
     outer, heads = Tape(), inner.out
     joined = outer(reindex(heads, lambda m: m.permute((2, 0, 1, 3)).reshape((t, b, e)),
                            lambda g: g.reshape((t, b, num_heads, width)).permute((1, 2, 0, 3))))  # fmt: skip

@@ -25,7 +25,7 @@ def _is_number(x: Any) -> bool:
 
 
 @transfer(torch.add, "add", operator.add)
-def add(_: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:  # noqa: A002
+def add(_: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:
     """``x + αy``; a mask of very negative numbers marks entries instead of moving moments."""
     if _is_number(input):
         return Flow(other.scale(alpha).shift(float(input)), lambda g: {other: g.scale(alpha)})
@@ -39,9 +39,9 @@ def add(_: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:  # noqa: 
 
 
 def _masked_add(x: Moments, mask: Moments) -> Flow:
-    assert mask.value is not None
-    alive = np.asarray(mask.value > MASKED)
-    finite = np.where(alive, mask.value, 0.0)
+    values = np.asarray(mask.value, dtype=np.float64)
+    alive = values > MASKED
+    finite = np.where(alive, values, 0.0)
     out = x + Moments.of_array(finite) if np.any(finite) else x
     return Flow(_with_alive(out, alive), lambda g: {x: g.fold(x.shape)})
 
@@ -52,13 +52,13 @@ def _with_alive(x: Moments, alive: np.ndarray[Any, np.dtype[np.bool_]]) -> Momen
 
 
 @transfer(torch.sub, torch.subtract, "sub", "subtract", operator.sub)
-def sub(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:  # noqa: A002
+def sub(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:
     """``x − αy``."""
     return add(call, input, other, alpha=-alpha)
 
 
 @transfer(torch.rsub)
-def rsub(call: Call, input: Any, other: Any) -> Flow:  # noqa: A002
+def rsub(call: Call, input: Any, other: Any) -> Flow:
     """``other − input``."""
     if _is_number(other):
         return Flow(input.scale(-1).shift(float(other)), lambda g: {input: g.scale(-1)})
@@ -66,13 +66,13 @@ def rsub(call: Call, input: Any, other: Any) -> Flow:  # noqa: A002
 
 
 @transfer(torch.neg, "neg", operator.neg)
-def neg(_: Call, input: Moments) -> Flow:  # noqa: A002
+def neg(_: Call, input: Moments) -> Flow:
     """``−x``."""
     return Flow(input.scale(-1), lambda g: {input: g.scale(-1)})
 
 
 @transfer(torch.mul, torch.multiply, "mul", "multiply", operator.mul)
-def mul(_: Call, input: Any, other: Any) -> Flow:  # noqa: A002
+def mul(_: Call, input: Any, other: Any) -> Flow:
     """``x·y`` of independent factors: ``K = K_x K_y``, ``K_gx = K_g K_y``."""
     if _is_number(input):
         return Flow(other.scale(float(input)), lambda g: {other: g.scale(float(input))})
@@ -85,7 +85,7 @@ def mul(_: Call, input: Any, other: Any) -> Flow:  # noqa: A002
 
 
 @transfer(torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide", operator.truediv)
-def div(_: Call, input: Any, other: Any, *, rounding_mode: str | None = None) -> Flow:  # noqa: A002
+def div(_: Call, input: Any, other: Any, *, rounding_mode: str | None = None) -> Flow:
     """``x/y``, y independent of x and known or concentrated: ``1/y`` by its first two moments."""
     if rounding_mode is not None:
         raise NotImplementedError("rounded division")
@@ -108,14 +108,14 @@ def div(_: Call, input: Any, other: Any, *, rounding_mode: str | None = None) ->
 
 def _reciprocal(y: Moments) -> Moments:
     if y.value is not None and np.all(y.value != 0):
-        return Moments.of_array(1.0 / y.value)
+        return Moments.of_array(1.0 / np.asarray(y.value, dtype=np.float64))
     if y.mean**2 <= 9 * y.var:
         raise NotImplementedError("division by a tensor that comes close to zero")
     return y.map(1.0 / np.where(np.abs(y.on_grid()) < abs(y.mean) / 8, abs(y.mean) / 8, y.on_grid()))
 
 
 @transfer(torch.where, "where")
-def where(_: Call, condition: Moments, input: Any, other: Any) -> Flow:  # noqa: A002
+def where(_: Call, condition: Moments, input: Any, other: Any) -> Flow:
     """A choice by a known mask: each side is a product with the share of entries it fills."""
     if isinstance(input, Moments) and _is_number(other) and other <= MASKED and condition.value is not None:
         alive = np.asarray(condition.value, dtype=bool)
@@ -141,7 +141,7 @@ def where(_: Call, condition: Moments, input: Any, other: Any) -> Flow:  # noqa:
 
 
 @transfer(torch.masked_fill, "masked_fill")
-def masked_fill(_: Call, input: Moments, mask: Moments, value: Any) -> Flow:  # noqa: A002
+def masked_fill(_: Call, input: Moments, mask: Moments, value: Any) -> Flow:
     """Fill by a known mask; a very negative value marks entries as taking no part in a softmax."""
     if mask.value is None:
         raise NotImplementedError("masked_fill() with an unknown mask")
@@ -161,20 +161,18 @@ def _dims(x: Moments, dim: Any) -> list[int]:
 
 
 @transfer(torch.sum, "sum")
-def sum_(call: Call, input: Moments, dim: Any = None, keepdim: bool = False, **_kw: Any) -> Flow:  # noqa: A002, FBT001, FBT002
+def sum_(call: Call, input: Moments, dim: Any = None, keepdim: bool = False, **_kw: Any) -> Flow:
     """Sum over axes: a varying component grows by n, a constant one by n²; the gradient is copied to every entry."""
     dims = _dims(input, dim)
     return Flow(input.sum(dims, keepdim=keepdim), lambda g: {input: _spread(g, input, dims)})
 
 
 @transfer(torch.mean, "mean")
-def mean(call: Call, input: Moments, dim: Any = None, keepdim: bool = False, **_kw: Any) -> Flow:  # noqa: A002, FBT001, FBT002
+def mean(call: Call, input: Moments, dim: Any = None, keepdim: bool = False, **_kw: Any) -> Flow:
     """Mean over axes."""
     dims = _dims(input, dim)
     n = math.prod(input.shape[d] for d in dims)
-    return Flow(
-        input.average(dims, keepdim=keepdim), lambda g: {input: _spread(g, input, dims).scale(1 / n)}
-    )
+    return Flow(input.average(dims, keepdim=keepdim), lambda g: {input: _spread(g, input, dims).scale(1 / n)})
 
 
 def _spread(g: Moments, x: Moments, dims: list[int]) -> Moments:

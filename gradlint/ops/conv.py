@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlint.moments import Array, Moments, from_pairs
+from gradlint.moments import Array, Moments, from_pairs, take
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -35,21 +35,17 @@ class _Taps:
         self.same, self.pairs = float(counts.sum()), float((counts**2).sum() - counts.sum())
         self.dense, self.windows, self.kernel = dense, windows, kernel
 
-    def mix(self, table: Array, axis: int | None, positions: int) -> Array:
+    def mix(self, table: Array, axis: int, positions: int) -> Array:
         """Sum over the shared tap: rows ``[differ, same]`` of the result from those of ``table`` along ``axis``."""
         same = self.same / positions
         if positions == 1:
-            return (table if axis is None else table[(slice(None),) * axis + (1,)]) * same
+            return take(table, axis, 1) * same
         differ = self.pairs / (positions * (positions - 1))
-        if axis is None:
-            raise ValueError
-        at = (slice(None),) * axis
-        return np.stack([table[(*at, 0)] * differ, table[(*at, 1)] * same], axis)
+        return np.stack([take(table, axis, 0) * differ, take(table, axis, 1) * same], axis)
 
     def weight_pairs(self, gx: Array, axis: int) -> Array:
         """Sum over positions of a tap's gradient, averaged over taps: Σ over pairs of positions of ``K_g K_x``."""
-        at = (slice(None),) * axis
-        return np.asarray((gx[(*at, 1)] * self.same + gx[(*at, 0)] * self.pairs) / self.kernel)
+        return (take(gx, axis, 1) * self.same + take(gx, axis, 0) * self.pairs) / self.kernel
 
 
 def _spatial(x: Moments) -> Moments:
@@ -66,18 +62,15 @@ def _pass(x: Moments, weight: Moments, taps: Sequence[_Taps], fan: float, out: t
     table = x.pairs()
     # channels: zero-mean weights sum K over the channel's own index only
     channel = x.atoms(1)
-    table = table[(slice(None),) * n_samples + (1,)] if len(channel) else table
+    table = take(table, n_samples, 1) if len(channel) else table
     axis = n_samples
     dims: list[tuple[int, ...]] = [x.dims[0], (out[1],) if out[1] > 1 else ()]
     for d, tap in enumerate(taps):
         positions = tap.dense if to_dense else tap.windows
         if not x.dims[2 + d]:
             table = np.stack([table, table], axis)
-        if positions == 1:
-            table = tap.mix(table, axis, 1)
-        else:
-            table = tap.mix(table, axis, positions)
-            axis += 1
+        table = tap.mix(table, axis, positions)
+        axis += positions > 1
         dims.append((positions,) if positions > 1 else ())
     variance = weight.q - weight.shared(range(len(weight.dims)))
     table = table * fan * max(variance, 0.0)
@@ -98,10 +91,8 @@ def _coherent(
         positions = tap.dense if to_dense else tap.windows
         reach = tap.same / positions
         y = y.resize(2 + d, max(positions, 2))
-        at = (slice(None),) * y.atoms(2 + d)[0]
-        v = y.v.copy()
-        v[(*at, 1)] *= reach
-        v[(*at, 0)] *= reach**2
+        axis = y.atoms(2 + d)[0]
+        v = np.stack([take(y.v, axis, 0) * reach**2, take(y.v, axis, 1) * reach], axis)
         y = Moments(y.dims, y.mean * reach, v).resize(2 + d, positions)
     return y.scale(math.copysign(math.sqrt(mean), weight.mean)).expand(out)
 
@@ -129,8 +120,9 @@ def _convolve(x: Moments, weight: Moments, bias: Moments | None, taps: list[_Tap
         at = len(a.dims[0])
         for axis in range(at):
             n = a.sizes()[axis]
-            table = np.stack([n * table[(slice(None),) * axis + (1,)] + n * (n - 1) * table[(slice(None),) * axis + (0,)]] * 2, axis)
-        table = table[(0,) * at]
+            table = np.stack([n * take(table, axis, 1) + n * (n - 1) * take(table, axis, 0)] * 2, axis)
+        for _ in range(at):
+            table = take(table, 0, 0)
         for tap in taps:
             table = tap.weight_pairs(table, 0)
         return Moments.iid(weight.shape, 0.0, float(table))
@@ -140,7 +132,7 @@ def _convolve(x: Moments, weight: Moments, bias: Moments | None, taps: list[_Tap
         table = y.pairs()
         at = len(y.dims[0])
         if y.dims[1]:
-            table = table[(slice(None),) * at + (1,)]
+            table = take(table, at, 1)
         for d in range(2, len(y.dims)):
             if not y.dims[d]:
                 table = np.stack([table, table], at)
@@ -157,10 +149,7 @@ def _ordinary(call: Call, x: Moments, weight: Moments, bias: Moments | None, n: 
     kernel, stride, dilation = weight.shape[2:], _tuple(stride, n), _tuple(dilation, n)
     if isinstance(padding, str):
         padding = [d * (k - 1) // 2 if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
-    taps = [
-        _Taps(x.shape[2 + d], call.shape[2 + d], kernel[d], stride[d], _tuple(padding, n)[d], dilation[d])
-        for d in range(n)
-    ]
+    taps = [_Taps(x.shape[2 + d], call.shape[2 + d], kernel[d], stride[d], _tuple(padding, n)[d], dilation[d]) for d in range(n)]
     fans = (x.shape[1] / groups, weight.shape[0] / groups)
     return _convolve(x, weight, bias, taps, fans, call.shape, transposed=False)
 
@@ -170,52 +159,48 @@ def _transposed(call: Call, x: Moments, weight: Moments, bias: Moments | None, n
     if len(x.dims) != n + 2 or call.shape is None:
         raise NotImplementedError("an unbatched convolution")
     stride, padding, dilation = _tuple(stride, n), _tuple(padding, n), _tuple(dilation, n)
-    taps = [
-        _Taps(call.shape[2 + d], x.shape[2 + d], weight.shape[2 + d], stride[d], padding[d], dilation[d])
-        for d in range(n)
-    ]
+    taps = [_Taps(call.shape[2 + d], x.shape[2 + d], weight.shape[2 + d], stride[d], padding[d], dilation[d]) for d in range(n)]
     fans = (x.shape[1] / groups, weight.shape[1])
     return _convolve(x, weight, bias, taps, fans, call.shape, transposed=True)
 
 
 @transfer(torch.conv1d)
 def conv1d(call: Call, input: Moments, weight: Moments, bias: Moments | None = None, stride: Any = 1, padding: Any = 0,
-           dilation: Any = 1, groups: int = 1) -> Flow:  # noqa: A002  # fmt: skip
+           dilation: Any = 1, groups: int = 1) -> Flow:  # fmt: skip
     """1-d convolution."""
     return _ordinary(call, input, weight, bias, 1, stride, padding, dilation, groups)
 
 
 @transfer(torch.conv2d)
 def conv2d(call: Call, input: Moments, weight: Moments, bias: Moments | None = None, stride: Any = 1, padding: Any = 0,
-           dilation: Any = 1, groups: int = 1) -> Flow:  # noqa: A002  # fmt: skip
+           dilation: Any = 1, groups: int = 1) -> Flow:  # fmt: skip
     """2-d convolution."""
     return _ordinary(call, input, weight, bias, 2, stride, padding, dilation, groups)
 
 
 @transfer(torch.conv3d)
 def conv3d(call: Call, input: Moments, weight: Moments, bias: Moments | None = None, stride: Any = 1, padding: Any = 0,
-           dilation: Any = 1, groups: int = 1) -> Flow:  # noqa: A002  # fmt: skip
+           dilation: Any = 1, groups: int = 1) -> Flow:  # fmt: skip
     """3-d convolution."""
     return _ordinary(call, input, weight, bias, 3, stride, padding, dilation, groups)
 
 
 @transfer(torch.conv_transpose1d)
 def conv_transpose1d(call: Call, input: Moments, weight: Moments, bias: Moments | None = None, stride: Any = 1,
-                     padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Flow:  # noqa: A002, ARG001  # fmt: skip
+                     padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Flow:  # fmt: skip
     """Transposed 1-d convolution."""
     return _transposed(call, input, weight, bias, 1, stride, padding, groups, dilation)
 
 
 @transfer(torch.conv_transpose2d)
 def conv_transpose2d(call: Call, input: Moments, weight: Moments, bias: Moments | None = None, stride: Any = 1,
-                     padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Flow:  # noqa: A002, ARG001  # fmt: skip
+                     padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Flow:  # fmt: skip
     """Transposed 2-d convolution."""
     return _transposed(call, input, weight, bias, 2, stride, padding, groups, dilation)
 
 
 @transfer(torch.conv_transpose3d)
 def conv_transpose3d(call: Call, input: Moments, weight: Moments, bias: Moments | None = None, stride: Any = 1,
-                     padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Flow:  # noqa: A002, ARG001  # fmt: skip
+                     padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Flow:  # fmt: skip
     """Transposed 3-d convolution."""
     return _transposed(call, input, weight, bias, 3, stride, padding, groups, dilation)
-

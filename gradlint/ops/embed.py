@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments, from_pairs
+from gradlint.moments import Array, Moments, from_pairs, take
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -25,9 +25,7 @@ def _coincidence(ids: Array) -> Array:
     for index in np.ndindex(*table.shape):
         axes = tuple(a for a, bit in enumerate(index) if not bit)
         kept = [n for n, bit in zip(shape, index, strict=True) if bit]
-        rows = np.moveaxis(codes, [a for a in range(len(shape)) if a not in axes], range(len(kept))).reshape(
-            math.prod(kept), -1
-        )
+        rows = np.moveaxis(codes, [a for a in range(len(shape)) if a not in axes], range(len(kept))).reshape(math.prod(kept), -1)
         counts = np.zeros((len(rows), kinds)) if len(rows) * kinds < 5e6 else None
         if counts is None:
             table[index] = np.mean([np.sum(np.unique(r, return_counts=True)[1] ** 2.0) for r in rows]) / rows.shape[1] ** 2
@@ -35,13 +33,13 @@ def _coincidence(ids: Array) -> Array:
         np.add.at(counts, (np.arange(len(rows))[:, None], rows), 1.0)
         table[index] = np.mean((counts**2).sum(1)) / rows.shape[1] ** 2
     for axis, n in enumerate(shape):  # averages over all partners -> partners that differ
-        at = (slice(None),) * axis
-        table[(*at, 0)] = (n * table[(*at, 0)] - table[(*at, 1)]) / (n - 1)
+        same, averaged = take(table, axis, 1), take(table, axis, 0)
+        table = np.stack([(n * averaged - same) / (n - 1), same], axis)
     return np.clip(table, 0.0, 1.0)
 
 
 @transfer(F.embedding, torch.embedding)
-def embedding(_: Call, input: Moments, weight: Moments, padding_idx: Any = None, *_rest: Any, **_kw: Any) -> Flow:  # noqa: A002, ARG001
+def embedding(_: Call, input: Moments, weight: Moments, padding_idx: Any = None, *_rest: Any, **_kw: Any) -> Flow:
     """Row lookup: two positions share their row as often as their ids coincide; a row collects its positions' gradients."""
     if input.value is None:
         raise NotImplementedError("an embedding of unknown ids")
@@ -62,12 +60,12 @@ def embedding(_: Call, input: Moments, weight: Moments, padding_idx: Any = None,
             g = g.whole(d)
         pairs = g.pairs()
         sizes = [n for n in input.shape if n > 1]
-        equal, unequal = 0.0, 0.0
+        equal = unequal = np.zeros(pairs.shape[same.ndim :])
         for index in np.ndindex(*same.shape):
             count = math.prod(n if bit else n * (n - 1) for n, bit in zip(sizes, index, strict=True))
             equal = equal + count * same[index] * pairs[index]
             unequal = unequal + count * (1 - same[index]) * pairs[index]
-        table = np.stack([np.asarray(unequal) / max(rows * (rows - 1), 1), np.asarray(equal) / rows])
+        table = np.stack([unequal / max(rows * (rows - 1), 1), equal / rows])
         if rows == 1:
             return {weight: from_pairs(((), g.dims[-1]), 0.0, table[1])}
         return {weight: from_pairs(((rows,), g.dims[-1]), 0.0, table)}

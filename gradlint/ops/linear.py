@@ -21,17 +21,21 @@ __all__: list[str] = []
 
 
 @transfer(F.linear, torch._C._nn.linear)
-def linear(_: Call, input: Moments, weight: Moments, bias: Moments | None = None) -> Flow:  # noqa: A002
+def linear(_: Call, input: Moments, weight: Moments, bias: Moments | None = None) -> Flow:
     """``y = xWᵀ + b``: forward ``n s² q``, backward ``m s² q_g``, ``E dW² = Σ_pairs K_g K_x``."""
     if len(weight.dims) == 1:
-        flow = contract([string.ascii_lowercase[: len(input.dims) - 1] + "i", "i"],
-                        string.ascii_lowercase[: len(input.dims) - 1], input, weight)
+        flow = contract(
+            [string.ascii_lowercase[: len(input.dims) - 1] + "i", "i"],
+            string.ascii_lowercase[: len(input.dims) - 1],
+            input,
+            weight,
+        )
         return with_bias(flow, bias)
     return affine(input, weight, bias)
 
 
 @transfer(torch.matmul, "matmul", operator.matmul, torch.mm, "mm", torch.bmm, "bmm", torch.mv, "mv", torch.dot, "dot")
-def matmul(_: Call, input: Moments, other: Moments) -> Flow:  # noqa: A002
+def matmul(_: Call, input: Moments, other: Moments) -> Flow:
     """Matrix product with batch broadcasting."""
     x, y = input, other
     lead_x, lead_y = len(x.dims) - 2, len(y.dims) - 2
@@ -62,7 +66,7 @@ def _restored(flow: Flow, pairs: list[tuple[Moments, tuple[Moments, str]]]) -> F
 
 
 @transfer(torch.addmm, "addmm")
-def addmm(call: Call, input: Moments, mat1: Moments, mat2: Moments, *, beta: float = 1, alpha: float = 1) -> Flow:  # noqa: A002
+def addmm(call: Call, input: Moments, mat1: Moments, mat2: Moments, *, beta: float = 1, alpha: float = 1) -> Flow:
     """``β·input + α·mat1 @ mat2``: HF's Conv1D and every hand-fused linear."""
     flow = matmul(call, mat1, mat2)
     return Flow(
@@ -72,7 +76,7 @@ def addmm(call: Call, input: Moments, mat1: Moments, mat2: Moments, *, beta: flo
 
 
 @transfer(torch.baddbmm, "baddbmm")
-def baddbmm(call: Call, input: Moments, batch1: Moments, batch2: Moments, *, beta: float = 1, alpha: float = 1) -> Flow:  # noqa: A002
+def baddbmm(call: Call, input: Moments, batch1: Moments, batch2: Moments, *, beta: float = 1, alpha: float = 1) -> Flow:
     """Batched :func:`addmm`."""
     return addmm(call, input, batch1, batch2, beta=beta, alpha=alpha)
 
@@ -82,7 +86,7 @@ def einsum_call(_: Call, equation: str, *operands: Any) -> Flow:
     """Any Einstein sum without repeated letters inside one operand (those are sampled)."""
     tensors = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else list(operands)
     equation = equation.replace(" ", "")
-    left, _, out = equation.partition("->")
+    left, out = [*equation.split("->"), ""][:2]
     labels = left.split(",")
     if "..." in equation:
         widths = [len(t.dims) - len(names.replace("...", "")) for names, t in zip(labels, tensors, strict=True)]

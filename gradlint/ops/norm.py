@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments, from_pairs, product
+from gradlint.moments import Array, Moments, from_pairs, product, take
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__ = ["normalise"]
-
 
 
 def _partners(table: Array, x: Moments, dims: Sequence[int]) -> Array:
@@ -32,8 +31,7 @@ def _partners(table: Array, x: Moments, dims: Sequence[int]) -> Array:
     sizes = x.sizes()
     for d in dims:
         for a in x.atoms(d):
-            at = (slice(None),) * a
-            summed = table[(*at, 1)] + (sizes[a] - 1) * table[(*at, 0)]
+            summed = take(table, a, 1) + (sizes[a] - 1) * take(table, a, 0)
             table = np.stack([summed, summed], a)
     return table
 
@@ -93,7 +91,7 @@ def _affine(flow: Flow, weight: Moments | None, bias: Moments | None, shape: Seq
 
 
 @transfer(F.layer_norm, torch.layer_norm)
-def layer_norm(_: Call, input: Moments, normalized_shape: Any, weight: Moments | None = None,  # noqa: A002
+def layer_norm(_: Call, input: Moments, normalized_shape: Any, weight: Moments | None = None,
                bias: Moments | None = None, eps: float = 1e-5, *_rest: Any) -> Flow:  # fmt: skip
     """Over the last axes of each token (Ba et al. 2016)."""
     rank, width = len(input.dims), len(normalized_shape)
@@ -103,7 +101,7 @@ def layer_norm(_: Call, input: Moments, normalized_shape: Any, weight: Moments |
 
 
 @transfer(F.rms_norm, torch.rms_norm)
-def rms_norm(_: Call, input: Moments, normalized_shape: Any, weight: Moments | None = None, eps: float | None = None) -> Flow:  # noqa: A002
+def rms_norm(_: Call, input: Moments, normalized_shape: Any, weight: Moments | None = None, eps: float | None = None) -> Flow:
     """Without centring (Zhang & Sennrich 2019)."""
     rank, width = len(input.dims), len(normalized_shape)
     flow = normalise(input, range(rank - width, rank), 1e-6 if eps is None else eps, centred=False)
@@ -111,8 +109,8 @@ def rms_norm(_: Call, input: Moments, normalized_shape: Any, weight: Moments | N
 
 
 @transfer(F.batch_norm, torch.batch_norm)
-def batch_norm(_: Call, input: Moments, running_mean: Any = None, running_var: Any = None, weight: Moments | None = None,  # noqa: A002
-               bias: Moments | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,  # noqa: FBT001, FBT002, ARG001
+def batch_norm(_: Call, input: Moments, running_mean: Any = None, running_var: Any = None, weight: Moments | None = None,
+               bias: Moments | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
                *_rest: Any) -> Flow:  # fmt: skip
     """Over samples and positions of each channel (Ioffe & Szegedy 2015), by the batch's own statistics in training."""
     shape = tuple(n if d == 1 else 1 for d, n in enumerate(input.shape))
@@ -126,29 +124,27 @@ def batch_norm(_: Call, input: Moments, running_mean: Any = None, running_var: A
     return _affine(flow, weight, bias, shape, others)
 
 
-def _grouped(input: Moments, groups: int, weight: Moments | None, bias: Moments | None, eps: float) -> Flow:  # noqa: A002
+def _grouped(input: Moments, groups: int, weight: Moments | None, bias: Moments | None, eps: float) -> Flow:
     n, c, *rest = input.shape
     split = (n, groups, c // groups, *rest)
     x = input.reshape(split)
     inner = normalise(x, range(2, len(split)), eps)
-    flow = Flow(
-        inner.out.reshape(input.shape), lambda g: {input: inner.back(g.reshape(split))[x].reshape(input.shape)}
-    )
+    flow = Flow(inner.out.reshape(input.shape), lambda g: {input: inner.back(g.reshape(split))[x].reshape(input.shape)})
     shape = (1, c) + (1,) * len(rest)
     return _affine(flow, weight, bias, shape, [0, *range(2, len(input.dims))])
 
 
 @transfer(F.group_norm, torch.group_norm)
-def group_norm(_: Call, input: Moments, num_groups: int, weight: Moments | None = None, bias: Moments | None = None,  # noqa: A002
+def group_norm(_: Call, input: Moments, num_groups: int, weight: Moments | None = None, bias: Moments | None = None,
                eps: float = 1e-5, *_rest: Any) -> Flow:  # fmt: skip
     """Over the channels of a group and all positions (Wu & He 2018)."""
     return _grouped(input, num_groups, weight, bias, eps)
 
 
 @transfer(F.instance_norm, torch.instance_norm)
-def instance_norm(_: Call, input: Moments, running_mean: Any = None, running_var: Any = None,  # noqa: A002, ARG001
-                  weight: Moments | None = None, bias: Moments | None = None, use_input_stats: bool = True,  # noqa: FBT001, FBT002
-                  momentum: float = 0.1, eps: float = 1e-5, *_rest: Any) -> Flow:  # noqa: ARG001  # fmt: skip
+def instance_norm(_: Call, input: Moments, running_mean: Any = None, running_var: Any = None,
+                  weight: Moments | None = None, bias: Moments | None = None, use_input_stats: bool = True,
+                  momentum: float = 0.1, eps: float = 1e-5, *_rest: Any) -> Flow:  # fmt: skip
     """Over the positions of each channel (Ulyanov et al. 2016): position-constant components disappear."""
     if not use_input_stats:
         raise NotImplementedError("instance norm by running statistics")
@@ -156,7 +152,7 @@ def instance_norm(_: Call, input: Moments, running_mean: Any = None, running_var
 
 
 @transfer(F.normalize)
-def unit_norm(_: Call, input: Moments, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Flow:  # noqa: A002, ARG001
+def unit_norm(_: Call, input: Moments, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Flow:
     """Division by the Euclidean norm: RMSNorm over √n."""
     if p != 2:
         raise NotImplementedError("a norm other than the Euclidean")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import GRID, Array, Moments, from_pairs
+from gradlint.moments import GRID, Array, Moments, from_pairs, take
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -32,8 +32,7 @@ def _window(x: Moments, dim: int, out: int, sums: tuple[float, float], column: f
     size = x.shape[dim]
     table = x.pairs()
     a = sum(map(len, x.dims[:dim]))
-    at = (slice(None),) * a
-    same, differ = (table[(*at, 1)], table[(*at, 0)]) if x.dims[dim] else (table, table)
+    same, differ = (take(table, a, 1), take(table, a, 0)) if x.dims[dim] else (table, table)
     s1, s2 = sums
     y_same = s2 * same + (s1**2 - s2) * differ
     mean = x.mean * s1
@@ -77,25 +76,25 @@ def _average(call: Call, x: Moments, n: int, kernel: Any, stride: Any, padding: 
 
 
 @transfer(F.avg_pool1d)
-def avg_pool1d(call: Call, input: Moments, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, **__: Any) -> Flow:  # noqa: A002
+def avg_pool1d(call: Call, input: Moments, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, **__: Any) -> Flow:
     """Mean over windows of one axis."""
     return _average(call, input, 1, kernel_size, stride, padding)
 
 
 @transfer(F.avg_pool2d)
-def avg_pool2d(call: Call, input: Moments, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, **__: Any) -> Flow:  # noqa: A002
+def avg_pool2d(call: Call, input: Moments, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, **__: Any) -> Flow:
     """Mean over windows of two axes."""
     return _average(call, input, 2, kernel_size, stride, padding)
 
 
 @transfer(F.avg_pool3d)
-def avg_pool3d(call: Call, input: Moments, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, **__: Any) -> Flow:  # noqa: A002
+def avg_pool3d(call: Call, input: Moments, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, **__: Any) -> Flow:
     """Mean over windows of three axes."""
     return _average(call, input, 3, kernel_size, stride, padding)
 
 
 @transfer(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, torch.adaptive_avg_pool1d)
-def adaptive_avg_pool(call: Call, input: Moments, output_size: Any) -> Flow:  # noqa: A002, ARG001
+def adaptive_avg_pool(call: Call, input: Moments, output_size: Any) -> Flow:
     """Mean over bins ``⌊iI/O⌋ … ⌈(i+1)I/O⌉``."""
     if call.shape is None:
         raise NotImplementedError("an output without a shape")
@@ -108,8 +107,8 @@ def adaptive_avg_pool(call: Call, input: Moments, output_size: Any) -> Flow:  # 
 
 
 @transfer(F.interpolate, F.upsample)
-def interpolate(call: Call, input: Moments, size: Any = None, scale_factor: Any = None, mode: str = "nearest",  # noqa: A002, ARG001
-                align_corners: bool | None = None, *_: Any, **__: Any) -> Flow:  # noqa: FBT001, ARG001  # fmt: skip
+def interpolate(call: Call, input: Moments, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+                align_corners: bool | None = None, *_: Any, **__: Any) -> Flow:  # fmt: skip
     """Nearest copies; (bi)linear weights by their mean square along each axis."""
     if call.shape is None or mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area"):
         raise NotImplementedError(f"interpolation mode {mode}")
@@ -176,25 +175,25 @@ def _max(call: Call, x: Moments, n: int, kernel: Any, *_: Any, **__: Any) -> Flo
 
 
 @transfer(F.max_pool1d, torch.max_pool1d)
-def max_pool1d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:  # noqa: A002
+def max_pool1d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:
     """Largest entry of windows of one axis."""
     return _max(call, input, 1, kernel_size, *args, **kw)
 
 
 @transfer(F.max_pool2d, torch.max_pool2d)
-def max_pool2d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:  # noqa: A002
+def max_pool2d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:
     """Largest entry of windows of two axes."""
     return _max(call, input, 2, kernel_size, *args, **kw)
 
 
 @transfer(F.max_pool3d, torch.max_pool3d)
-def max_pool3d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:  # noqa: A002
+def max_pool3d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:
     """Largest entry of windows of three axes."""
     return _max(call, input, 3, kernel_size, *args, **kw)
 
 
 @transfer(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
-def adaptive_max_pool(call: Call, input: Moments, output_size: Any, *_: Any, **__: Any) -> Flow:  # noqa: A002, ARG001
+def adaptive_max_pool(call: Call, input: Moments, output_size: Any, *_: Any, **__: Any) -> Flow:
     """Largest entry of adaptive bins."""
     if call.shape is None:
         raise NotImplementedError("max pooling that returns indices")

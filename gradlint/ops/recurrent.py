@@ -46,9 +46,7 @@ class _Weights:
         self.whole = {name: parameters[name] for name in names if name in parameters}
         if f"weight_hr{suffix}" in parameters:
             raise NotImplementedError("an LSTM with projections")
-        self.rows = {
-            name: [_gate_rows(x, gate, gates) for gate in range(gates)] for name, x in self.whole.items()
-        }
+        self.rows = {name: [_gate_rows(x, gate, gates) for gate in range(gates)] for name, x in self.whole.items()}
         self.suffix = suffix
 
     def drive(self, tape: Tape, side: str, x: Moments, gate: int) -> Moments:
@@ -192,7 +190,7 @@ def _recurrent(call: Call, x: Moments, initial: tuple[Moments | None, ...], gate
 
     def back(g: tuple[Any, ...]) -> dict[Moments, Moments]:
         first = None if g[0] is None else g[0].transpose(0, 1)
-        grads = flow.back((first, *g[1:]))
+        grads = dict(flow.back((first, *g[1:])))
         grads[x] = grads.pop(turned).transpose(0, 1)
         return grads
 
@@ -213,18 +211,18 @@ def _shaped(flow: Flow) -> Flow:
 
 
 @transfer(nn.RNN)
-def rnn(call: Call, input: Moments, hx: Moments | None = None) -> Flow:  # noqa: A002
+def rnn(call: Call, input: Moments, hx: Moments | None = None) -> Flow:
     """``h = φ(W x + b + U h + b')``: per step ``χ = H s² Eφ'²``."""
     return _recurrent(call, input, (hx,), 1, _rnn_step(str(call.options["nonlinearity"])))
 
 
 @transfer(nn.LSTM)
-def lstm(call: Call, input: Moments, hx: Any = None) -> Flow:  # noqa: A002
+def lstm(call: Call, input: Moments, hx: Any = None) -> Flow:
     """Hochreiter & Schmidhuber 1997, PyTorch's gate order i, f, g, o."""
     return _recurrent(call, input, (None, None) if hx is None else tuple(hx), 4, _lstm_step)
 
 
 @transfer(nn.GRU)
-def gru(call: Call, input: Moments, hx: Moments | None = None) -> Flow:  # noqa: A002
+def gru(call: Call, input: Moments, hx: Moments | None = None) -> Flow:
     """Cho et al. 2014, PyTorch's gate order r, z, n."""
     return _recurrent(call, input, (hx,), 3, _gru_step)

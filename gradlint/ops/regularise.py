@@ -23,12 +23,12 @@ def _drop(x: Moments, p: float, axes: int | None) -> Flow:
 
 
 @transfer(F.dropout, torch.dropout)
-def dropout(_: Call, input: Moments, p: float = 0.5, training: bool = True, inplace: bool = False) -> Flow:  # noqa: A002, FBT001, FBT002, ARG001
+def dropout(_: Call, input: Moments, p: float = 0.5, training: bool = True, inplace: bool = False) -> Flow:
     """Each entry alone: ``K[same]/(1−p)``, pairs unchanged (Srivastava et al. 2014)."""
     return _drop(input, p if training else 0.0, None)
 
 
 @transfer(F.dropout1d, F.dropout2d, F.dropout3d, torch.feature_dropout)
-def feature_dropout(_: Call, input: Moments, p: float = 0.5, training: bool = True, inplace: bool = False) -> Flow:  # noqa: A002, FBT001, FBT002, ARG001
+def feature_dropout(_: Call, input: Moments, p: float = 0.5, training: bool = True, inplace: bool = False) -> Flow:
     """Whole channels of a sample."""
     return _drop(input, p if training else 0.0, 2)

@@ -36,9 +36,7 @@ def draw(x: Moments, generator: torch.Generator) -> torch.Tensor:
     return out.reshape(x.shape)
 
 
-def sampled(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, draws: int | None = None
-) -> Flow:
+def sampled(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, draws: int | None = None) -> Flow:
     """Measure both directions of one call.
 
     Args:
@@ -77,9 +75,7 @@ def sampled(
             wanted = [(x, t) for x, t in inputs if t.requires_grad]
             if not pairs or not wanted:
                 continue
-            grads = torch.autograd.grad(
-                [t for t, _ in pairs], [t for _, t in wanted], [c for _, c in pairs], allow_unused=True
-            )
+            grads = torch.autograd.grad([t for t, _ in pairs], [t for _, t in wanted], [c for _, c in pairs], allow_unused=True)
             for (x, t), grad in zip(wanted, grads, strict=True):
                 collected[x].append(Moments.of_array((torch.zeros_like(t) if grad is None else grad).numpy()))
         return {x: _mean_of(found) for x, found in collected.items() if found}

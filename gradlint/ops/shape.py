@@ -27,13 +27,13 @@ def _shape(call: Call) -> tuple[int, ...]:
     torch.reshape, "reshape", "view", "reshape_as", "view_as", torch.flatten, "flatten", torch.unflatten, "unflatten",
     torch.squeeze, "squeeze", torch.unsqueeze, "unsqueeze", torch.ravel, "ravel", torch.atleast_1d, torch.atleast_2d,
 )  # fmt: skip
-def reshape(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:  # noqa: A002
+def reshape(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:
     """Any view that keeps the order of the entries."""
     return Flow(input.reshape(_shape(call)), lambda g: {input: g.reshape(input.shape)})
 
 
 @transfer(torch.permute, "permute")
-def permute(_: Call, input: Moments, *dims: Any, **kw: Any) -> Flow:  # noqa: A002
+def permute(_: Call, input: Moments, *dims: Any, **kw: Any) -> Flow:
     """Axes in another order."""
     given = kw.get("dims", dims)
     order = list(given[0]) if len(given) == 1 and isinstance(given[0], (list, tuple)) else list(given)
@@ -43,13 +43,13 @@ def permute(_: Call, input: Moments, *dims: Any, **kw: Any) -> Flow:  # noqa: A0
 
 
 @transfer(torch.transpose, "transpose", torch.swapaxes, "swapaxes", torch.swapdims, "swapdims")
-def transpose(_: Call, input: Moments, dim0: int, dim1: int) -> Flow:  # noqa: A002
+def transpose(_: Call, input: Moments, dim0: int, dim1: int) -> Flow:
     """Two axes swapped."""
     return Flow(input.transpose(dim0, dim1), lambda g: {input: g.transpose(dim0, dim1)})
 
 
 @transfer(torch.t, "t", "T", "mT", "H", "adjoint", torch.adjoint)
-def matrix_transpose(_: Call, input: Moments) -> Flow:  # noqa: A002
+def matrix_transpose(_: Call, input: Moments) -> Flow:
     """The last two axes swapped (all of a matrix)."""
     if len(input.dims) < 2:
         return Flow(input, lambda g: {input: g})
@@ -57,7 +57,7 @@ def matrix_transpose(_: Call, input: Moments) -> Flow:  # noqa: A002
 
 
 @transfer(torch.movedim, "movedim", torch.moveaxis, "moveaxis")
-def movedim(call: Call, input: Moments, source: Any, destination: Any) -> Flow:  # noqa: A002
+def movedim(call: Call, input: Moments, source: Any, destination: Any) -> Flow:
     """Axes moved to new places."""
     src, dst = ([x] if isinstance(x, int) else list(x) for x in (source, destination))
     rank = len(input.dims)
@@ -67,13 +67,13 @@ def movedim(call: Call, input: Moments, source: Any, destination: Any) -> Flow: 
 
 
 @transfer("expand", "expand_as", torch.broadcast_to, "broadcast_to")
-def expand(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:  # noqa: A002
+def expand(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:
     """Broadcast: the copies carry nothing of their own, their gradients add."""
     return Flow(input.expand(_shape(call)), lambda g: {input: g.fold(input.shape)})
 
 
 @transfer("repeat", torch.tile, "tile")
-def repeat(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:  # noqa: A002
+def repeat(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:
     """Copies along axes: an axis of copies beside the axis itself."""
     out = _shape(call)
     lead = (1,) * (len(out) - len(input.dims)) + input.shape
@@ -88,7 +88,7 @@ def repeat(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:  # noqa: A00
 
 
 @transfer(torch.repeat_interleave, "repeat_interleave")
-def repeat_interleave(call: Call, input: Moments, repeats: Any, dim: int | None = None, **_: Any) -> Flow:  # noqa: A002
+def repeat_interleave(call: Call, input: Moments, repeats: Any, dim: int | None = None, **_: Any) -> Flow:
     """Each entry repeated in place: an axis of copies inside the axis (grouped-query attention)."""
     if not isinstance(repeats, int) or dim is None:
         raise NotImplementedError("repeat counts that differ, or a flattened tensor")
@@ -107,14 +107,14 @@ def _cut(x: Moments, dim: int, size: int) -> Moments:
 
 
 @transfer(torch.narrow, "narrow")
-def narrow(call: Call, input: Moments, dim: int, *_: Any, **__: Any) -> Flow:  # noqa: A002
+def narrow(call: Call, input: Moments, dim: int, *_: Any, **__: Any) -> Flow:
     """A slice of one axis; its gradient is zero elsewhere."""
     size = _shape(call)[dim]
     return Flow(_cut(input, dim, size), lambda g: {input: g.pad(dim, input.shape[dim])})
 
 
 @transfer(torch.select, "select")
-def select(_: Call, input: Moments, dim: int, index: int) -> Flow:  # noqa: A002
+def select(_: Call, input: Moments, dim: int, index: int) -> Flow:
     """One index of an axis."""
     small = [1 if d == dim % len(input.dims) else n for d, n in enumerate(input.shape)]
     dropped = [n for d, n in enumerate(small) if d != dim % len(input.dims)]
@@ -130,7 +130,7 @@ def _at(g: Moments, axis: int, index: int) -> Moments:
 
 
 @transfer(operator.getitem, "__getitem__")
-def getitem(call: Call, input: Moments, index: Any) -> Flow:  # noqa: A002
+def getitem(call: Call, input: Moments, index: Any) -> Flow:
     """Basic indexing, and indexing by known integers along axes (a gather of rows)."""
     keys = list(index) if isinstance(index, tuple) else [index]
     used = sum(k is not None and k is not Ellipsis for k in keys)
@@ -178,7 +178,7 @@ def getitem(call: Call, input: Moments, index: Any) -> Flow:  # noqa: A002
 
 
 @transfer(torch.index_select, "index_select")
-def index_select(call: Call, input: Moments, dim: int, index: Moments) -> Flow:  # noqa: A002
+def index_select(call: Call, input: Moments, dim: int, index: Moments) -> Flow:
     """Rows picked by known integers."""
     keys: list[Any] = [slice(None)] * len(input.dims)
     keys[dim] = index
@@ -200,7 +200,7 @@ def _with(shape: Sequence[int], dim: int, size: int) -> tuple[int, ...]:
 
 
 @transfer(torch.chunk, "chunk")
-def chunk(_: Call, input: Moments, chunks: int, dim: int = 0) -> Flow:  # noqa: A002
+def chunk(_: Call, input: Moments, chunks: int, dim: int = 0) -> Flow:
     """Equal parts of an axis."""
     n = input.shape[dim]
     size = -(-n // chunks)
@@ -216,7 +216,7 @@ def split(_: Call, tensor: Moments, split_size_or_sections: Any, dim: int = 0) -
 
 
 @transfer(torch.unbind, "unbind")
-def unbind(_: Call, input: Moments, dim: int = 0) -> Flow:  # noqa: A002
+def unbind(_: Call, input: Moments, dim: int = 0) -> Flow:
     """Every index of an axis."""
     n = input.shape[dim]
     flow = _pieces(input, [1] * n, dim)
@@ -239,13 +239,11 @@ def stack(_: Call, tensors: Sequence[Moments], dim: int = 0) -> Flow:
     dim %= len(tensors[0].dims) + 1
     shape = (*tensors[0].shape[:dim], 1, *tensors[0].shape[dim:])
     parts = [t.reshape(shape) for t in tensors]
-    return Flow(
-        concat(parts, dim), lambda g: {t: g.resize(dim, 1).reshape(t.shape) for t in tensors}
-    )
+    return Flow(concat(parts, dim), lambda g: {t: g.resize(dim, 1).reshape(t.shape) for t in tensors})
 
 
 @transfer(torch.flip, "flip", torch.roll, "roll", torch.rot90, torch.fliplr, torch.flipud)
-def reorder(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:  # noqa: A002
+def reorder(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:
     """Entries of an axis in another order: exchangeable, so nothing changes."""
     if input.shape != _shape(call):
         raise NotImplementedError("a rotation that changes the shape")
@@ -253,7 +251,7 @@ def reorder(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:  # noqa: A0
 
 
 @transfer(F.pad, torch._C._nn.pad)
-def pad(call: Call, input: Moments, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Flow:  # noqa: A002
+def pad(call: Call, input: Moments, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Flow:
     """Zeros (or copies of the border) around an axis; negative widths crop."""
     shape = _shape(call)
     x = input
@@ -278,7 +276,7 @@ def pad(call: Call, input: Moments, pad: Sequence[int], mode: str = "constant", 
 
 
 @transfer(F.pixel_shuffle, torch.pixel_shuffle)
-def pixel_shuffle(call: Call, input: Moments, upscale_factor: int) -> Flow:  # noqa: A002
+def pixel_shuffle(call: Call, input: Moments, upscale_factor: int) -> Flow:
     """``(C·r², H, W) → (C, H·r, W·r)``."""
     *lead, c, h, w = input.shape
     r, n = upscale_factor, len(lead)
@@ -293,7 +291,7 @@ def pixel_shuffle(call: Call, input: Moments, upscale_factor: int) -> Flow:  # n
 
 
 @transfer("select_scatter", torch.select_scatter)
-def select_scatter(_: Call, input: Moments, src: Moments, dim: int, index: int) -> Flow:  # noqa: A002
+def select_scatter(_: Call, input: Moments, src: Moments, dim: int, index: int) -> Flow:
     """``x`` with one index of an axis replaced: the functional form of ``x[i] = src``."""
     n = input.shape[dim]
     row = _with(input.shape, dim, 1)

@@ -34,19 +34,19 @@ def frame(place: Location, style: str) -> list[Text]:
 def _span(place: Location, source: str) -> tuple[int, int]:
     """Columns of the widest expression that starts at the place; else of the code on the line."""
     first = len(source) - len(source.lstrip())
+    start = _characters(source, place.column - 1)
     ends = [end for line, column, end in _expressions(place.path) if (line, column) == (place.line, place.column)]
     if ends:
-        start = place.column - 1
         end = max(ends)
     else:
-        start = place.column - 1 if first < place.column <= len(source) else first
+        start = start if first <= start < len(source) else first
         end = len(source.partition("  #")[0].rstrip())
     return start, max(min(end, len(source)), start + 1)
 
 
 @lru_cache(maxsize=16)
 def _expressions(path: str) -> list[tuple[int, int, int]]:
-    """(line, column, end column) of every expression in a file; one that goes on ends with its first line."""
+    """(line, column, end in characters) of every expression in a file; one that goes on ends with its first line."""
     lines = linecache.getlines(path)
     try:
         tree = ast.parse("".join(lines))
@@ -56,13 +56,12 @@ def _expressions(path: str) -> list[tuple[int, int, int]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.expr):
             line = lines[node.lineno - 1].rstrip()
-            start = _characters(line, node.col_offset)
             single = node.end_lineno == node.lineno and node.end_col_offset is not None
             end = _characters(line, node.end_col_offset or 0) if single else len(line)
-            found.append((node.lineno, start + 1, end))
+            found.append((node.lineno, node.col_offset + 1, end))
     return found
 
 
 def _characters(line: str, offset: int) -> int:
-    """``ast`` counts UTF-8 bytes, a terminal characters."""
+    """Python counts columns in UTF-8 bytes, a terminal shows characters."""
     return len(line.encode()[:offset].decode(errors="ignore"))

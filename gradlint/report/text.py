@@ -48,9 +48,7 @@ def render_concise(report: Report, view: View) -> str:
         lines.append(Text.assemble((place, "bold"), f": {finding.code} ", severity, f" {finding.message}{doubt}"))
     for failure in report.failures:
         place = _where(failure["where"], view) or failure["target"]
-        lines.append(
-            Text.assemble((place, "bold"), ": ", (f"failed[{failure['stage']}]", _BLAME), f" {failure['message']}")
-        )
+        lines.append(Text.assemble((place, "bold"), ": ", (f"failed[{failure['stage']}]", _BLAME), f" {failure['message']}"))
     if not view.quiet:
         lines.append(_summary(report))
     return _paint(lines, view)
@@ -119,9 +117,7 @@ def _models(report: Report, view: View) -> Iterator[Text]:
         inputs = ", ".join(target.inputs) or "no inputs"
         gain = end_to_end(target)
         found = "" if gain is None else f"; gradient {_times(gain)} from the output to the input"
-        yield from _wrapped(
-            f"{_name(target.name, view)}: {inputs}{found}", "  ", view, (_name(target.name, view), "bold")
-        )
+        yield from _wrapped(f"{_name(target.name, view)}: {inputs}{found}", "  ", view, (_name(target.name, view), "bold"))
         for assumption in target.assumptions if view.verbose else ():
             yield from _wrapped(f"  = assumed: {assumption}", "    ", view, ("assumed:", "bold"))
 
@@ -192,9 +188,7 @@ def _name(target: str, view: View) -> str:
 def _wrapped(text: str, indent: str, view: View, highlight: tuple[str, str]) -> Iterator[Text]:
     """``text`` in the width of the terminal, continued at ``indent``, one word of its first line in a style."""
     width = view.width or 10**9
-    lines = textwrap.wrap(
-        text, max(width, 40), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    lines = textwrap.wrap(text, max(width, 40), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     for number, line in enumerate(lines):
         shown = Text(line)
         if number == 0:

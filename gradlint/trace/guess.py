@@ -21,9 +21,7 @@ _SIDE_NAMES = ("image_size", "img_size", "input_size", "resolution", "input_reso
 _LENGTH_NAMES = ("seq_len", "seq_length", "sequence_length", "block_size", "context_length", "max_len", "max_seq_len")
 _VOCABULARY_NAMES = ("vocab_size", "n_vocab", "num_tokens", "ntoken", "ntokens", "num_embeddings")
 
-_IDS = re.compile(
-    r"(^|_)(ids?|idx|indices|index|tokens?|toks?|text|words?|sent(ence)?s?|seqs?|src|tgt|prompt|chars?)(_|$)"
-)
+_IDS = re.compile(r"(^|_)(ids?|idx|indices|index|tokens?|toks?|text|words?|sent(ence)?s?|seqs?|src|tgt|prompt|chars?)(_|$)")
 _LABELS = re.compile(r"(^|_)(labels?|classes|y|targets?|cond)(_|$)")
 _MASKS = re.compile(r"mask")
 _LENGTHS = re.compile(r"len(gth)?s?(_|$)")
@@ -82,9 +80,7 @@ def _configured(main: str, config: Any, batch: int) -> Iterator[dict[str, Any]]:
     side = known("image_size", default=224)
     image = InputSpec("pixel_values", (batch, known("num_channels", "in_channels", default=3), side, side), "float32")
     frames = 2 * known("max_source_positions", default=64)
-    mel = InputSpec(
-        "input_features", (batch, known("num_mel_bins", "input_feat_per_channel", default=80), frames), "float32"
-    )
+    mel = InputSpec("input_features", (batch, known("num_mel_bins", "input_feat_per_channel", default=80), frames), "float32")
     wave = InputSpec("input_values", (batch, 4000), "float32")
     spectrogram = InputSpec("input_values", (batch, known("max_length", default=1024), mel.shape[1]), "float32")
     by_name = {
@@ -143,11 +139,7 @@ def _by_name(model: nn.Module, name: str, batch: int, by_layer: list[InputSpec])
         return [torch.full((batch,), _LENGTH)]
     if _TIMES.search(name):
         shapes = ((batch,), (batch, 1), ())
-        return [
-            InputSpec(name, shape, kind, high)
-            for shape in shapes
-            for kind, high in ((_name(dtype), None), ("int64", 10))
-        ]
+        return [InputSpec(name, shape, kind, high) for shape in shapes for kind, high in ((_name(dtype), None), ("int64", 10))]
     if _IMAGES.search(name):
         return [spec for spec in floating if len(spec.shape) == 4]
     if _STATES.search(name):

@@ -38,7 +38,7 @@ class Initialiser:
 
         Libraries replace and wrap the functions of ``torch.nn.init``; frames are what is left of them.
         """
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the only way to a caller's arguments
+        frame: FrameType | None = sys._getframe(1)
         found = None
         for _ in range(_NEAR):
             if frame is None:

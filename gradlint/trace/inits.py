@@ -59,16 +59,15 @@ class Laws:
         if tag is not None:
             return replace(_measured(parameter, tag.kind), location=tag.location, label=tag.label)
         regions, span = self._regions(parameter), _span(parameter)
-        parts = [] if regions is None or span is None else regions.between(*span)
-        written = [(n, part) for n, part in parts if part is not None]
-        last = regions.scattered if regions is not None else None
-        if last is None and written:
-            last = written[-1][1]
-        if last is None:
+        if regions is None or span is None:
             return _measured(parameter)
+        parts = [(n, part) for n, part in regions.between(*span) if part is not None]
+        last = regions.scattered or (parts[-1][1] if parts else None)
+        if last is None or (len(parts) == 1 and regions.scattered is None):
+            return replace(_measured(parameter), location=None if last is None else last.location)
         measured = replace(_measured(parameter, "mixed"), location=last.location, label=last.label)
-        if regions is not None and regions.scattered is None and len(written) == len(parts):
-            mean, std = mixture(written)
+        if regions.scattered is None and sum(n for n, part in parts if part.known) == parameter.numel():
+            mean, std = mixture(parts)
             return replace(measured, mean=mean, std=std, label="")
         return measured
 
@@ -86,17 +85,21 @@ class Laws:
             span = (0, tensor.untyped_storage().nbytes() // max(tensor.element_size(), 1))
         return regions.common(*span)
 
-    def write(self, tensor: torch.Tensor, tag: Tag | None) -> None:
-        """``tensor`` was overwritten with draws from ``tag``, or with something unknown."""
+    def knows(self, tensor: torch.Tensor) -> bool:
+        """Something with a law was written to the tensor's memory before."""
+        return self._regions(tensor) is not None
+
+    def write(self, tensor: torch.Tensor, tag: Tag) -> None:
+        """``tensor`` was overwritten with draws from ``tag``."""
         key = storage_key(tensor)
-        if key is None or tensor.numel() == 0 or (tag is None and key not in self._storages):
+        if key is None or tensor.numel() == 0 or (not tag.known and key not in self._storages):
             return
         held, regions = self._storages.get(key) or (hold(tensor), Regions())
         span = _span(tensor)
         if span is not None:
             regions = regions.write(*span, tag)
-        elif not (tag is not None and (old := self.common(tensor)) is not None and old.same_law(tag)):
-            regions = replace(regions, scattered=tag or Tag("values", 0.0, 0.0))
+        elif not (tag.known and (old := self.common(tensor)) is not None and old.same_law(tag)):
+            regions = replace(regions, scattered=tag)
         self._storages[key] = held, regions
 
     def _regions(self, tensor: torch.Tensor) -> Regions | None:
@@ -155,7 +158,9 @@ class _Watcher(DispatchMode):
         initialiser = Initialiser.running()
         if initialiser is not None:
             tag = initialiser.law(result) or tag
-        if tag is not None:
+        if tag is None:
+            tag = Tag.unknown()
+        if tag.known or self._laws.knows(result):
             label = "" if initialiser is None else initialiser.label
             tag = replace(tag, location=locate() or tag.location, label=label)
         self._laws.write(result, tag)
@@ -164,11 +169,11 @@ class _Watcher(DispatchMode):
         key = storage_key(tensor)
         return any(storage_key(t) == key for t in tensors_in(args))
 
-    def _orthonormal(self, source: torch.Tensor, q: torch.Tensor) -> Tag | None:
+    def _orthonormal(self, source: torch.Tensor, q: torch.Tensor) -> Tag:
         """The law of the orthonormal factor of a Gaussian matrix: uniform over rotations."""
         drawn = self._laws.common(source)
         if drawn is None or drawn.kind != "normal" or drawn.mean != 0.0:
-            return None
+            return Tag.unknown()
         return Tag("orthogonal", 0.0, 1 / math.sqrt(max(q.shape[-2:])))
 
 

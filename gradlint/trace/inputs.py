@@ -164,9 +164,7 @@ def _guess(model: nn.Module, overrides: list[InputSpec], batch: int = 2) -> Argu
     raise _none_accepted(model, failures)
 
 
-def _tries(
-    model: nn.Module, overrides: list[InputSpec], batch: int
-) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+def _tries(model: nn.Module, overrides: list[InputSpec], batch: int) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Arguments worth a try, likely ones first; tensors are described by :class:`InputSpec`."""
     if not overrides:
         yield from examples(model, batch)
@@ -174,9 +172,6 @@ def _tries(
     free = [p for p in _required(model) if p.name not in fixed]
     if extra:  # forward(*args)
         yield tuple(extra), fixed
-        return
-    if not free:
-        yield (), fixed
         return
     for picked in _in_order([candidates(model, parameter, batch) for parameter in free]):
         values = {**{p.name: value for p, value in zip(free, picked, strict=True)}, **fixed}
@@ -205,9 +200,7 @@ def _placed(model: nn.Module, overrides: list[InputSpec]) -> tuple[dict[str, Inp
         elif inspect.Parameter.VAR_POSITIONAL in kinds:
             extra.append(replace(spec, name=f"input_{len(extra)}"))
         else:
-            raise InputError(
-                f"{len(overrides)} inputs given; {type(model).__name__}.forward takes {len(names)}", hint=_HINT
-            )
+            raise InputError(f"{len(overrides)} inputs given; {type(model).__name__}.forward takes {len(names)}", hint=_HINT)
     return fixed, extra
 
 

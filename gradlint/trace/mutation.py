@@ -31,9 +31,7 @@ class Emit(Protocol):
     def __call__(self, op: str, target: Any, args: tuple[Any, ...], like: torch.Tensor) -> fx.Node: ...
 
 
-def view_scatter(
-    base: torch.Tensor, part: torch.Tensor, size: Sequence[int], stride: Sequence[int], offset: int
-) -> torch.Tensor:
+def view_scatter(base: torch.Tensor, part: torch.Tensor, size: Sequence[int], stride: Sequence[int], offset: int) -> torch.Tensor:
     """A copy of contiguous ``base`` in which the view of that geometry has the values of ``part``."""
     out = base.clone(memory_format=torch.contiguous_format)
     out.as_strided(tuple(size), tuple(stride), offset).copy_(part)

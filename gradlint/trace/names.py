@@ -219,9 +219,7 @@ def _property(name: str, tensor: torch.Tensor) -> Call:
         return Call("call_method", "transpose", (tensor, -2, -1), {})
     if name == "data":
         return Call("call_method", "detach", (tensor,), {})
-    return Call(
-        "call_function", getattr(torch, name, getattr), (tensor,) if hasattr(torch, name) else (tensor, name), {}
-    )
+    return Call("call_function", getattr(torch, name, getattr), (tensor,) if hasattr(torch, name) else (tensor, name), {})
 
 
 def _without_inplace(

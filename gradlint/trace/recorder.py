@@ -158,9 +158,7 @@ class Recorder(TorchFunctionMode):
             return None
         return self.nodes.memory.root_of(written).detach().clone()
 
-    def _written(
-        self, name: str, call: Call, written: torch.Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> fx.Node:
+    def _written(self, name: str, call: Call, written: torch.Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> fx.Node:
         """The node of what an in-place call left in ``written``."""
         source = args[1] if len(args) > 1 else kwargs.get("src", kwargs.get("value"))
         if name in ("copy_", "fill_") and isinstance(source, torch.Tensor):

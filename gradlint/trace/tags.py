@@ -54,6 +54,16 @@ class Tag:
         """1 with probability p, else 0."""
         return Tag("bernoulli", p, math.sqrt(p * (1 - p)), 0.0, 1.0)
 
+    @staticmethod
+    def unknown() -> Tag:
+        """No closed form."""
+        return Tag("values", math.nan, math.nan)
+
+    @property
+    def known(self) -> bool:
+        """There is a closed form."""
+        return self.kind != "values"
+
     def affine(self, scale: float, shift: float = 0.0) -> Tag:
         """The law of ``scale·x + shift``."""
         if scale == 0.0:
@@ -74,18 +84,18 @@ class Tag:
 
 @dataclass(frozen=True)
 class Regions:
-    """The laws of consecutive stretches ``(start, stop, tag)`` of one storage; a tag of None is an unknown law.
+    """The laws of consecutive stretches ``(start, stop, tag)`` of one storage; one may be unknown.
 
     Args:
         scattered: something in it was written through a view that is not one stretch, last by ``scattered``.
     """
 
-    parts: tuple[tuple[int, int, Tag | None], ...] = ()
+    parts: tuple[tuple[int, int, Tag], ...] = ()
     scattered: Tag | None = None
 
-    def write(self, start: int, stop: int, tag: Tag | None) -> Regions:
+    def write(self, start: int, stop: int, tag: Tag) -> Regions:
         """After ``[start, stop)`` was overwritten."""
-        parts: list[tuple[int, int, Tag | None]] = [(start, stop, tag)]
+        parts: list[tuple[int, int, Tag]] = [(start, stop, tag)]
         whole = True
         for first, last, old in self.parts:
             for a, b in ((first, min(last, start)), (max(first, stop), last)):
@@ -115,7 +125,7 @@ class Regions:
             return None
         tags = [tag for _, tag in self.between(start, stop)]
         first = tags[0] if tags else None
-        if first is None or any(tag is None or not tag.same_law(first) for tag in tags):
+        if first is None or not first.known or any(tag is None or not tag.same_law(first) for tag in tags):
             return None
         return first
 

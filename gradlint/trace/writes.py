@@ -60,9 +60,7 @@ def _filled(w: Write) -> Tag | None:
 
 
 def _normal(w: Write) -> Tag | None:
-    first = (
-        0 if w.args and not isinstance(w.args[0], torch.Tensor) else 1
-    )  # normal(0.0, 1.0, size) and x.normal_(0.0, 1.0)
+    first = 0 if w.args and not isinstance(w.args[0], torch.Tensor) else 1  # normal(0.0, 1.0, size) and x.normal_(0.0, 1.0)
     if w.name == "normal_functional" or any(isinstance(a, torch.Tensor) and a is not w.result for a in w.args):
         return None
     mean, std = w.argument(first, "mean", 0.0), w.argument(first + 1, "std", 1.0)
@@ -159,9 +157,7 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("fill", "full_like", "scalar_tensor"), _filled),
     **dict.fromkeys(("rand", "rand_like"), lambda _: Tag.uniform(0.0, 1.0)),
     **dict.fromkeys(("randn", "randn_like"), lambda _: Tag.normal(0.0, 1.0)),
-    **dict.fromkeys(
-        ("copy", "clone", "_to_copy", "contiguous", "lift_fresh_copy", "detach_copy", "alias_copy"), _copied
-    ),
+    **dict.fromkeys(("copy", "clone", "_to_copy", "contiguous", "lift_fresh_copy", "detach_copy", "alias_copy"), _copied),
     **dict.fromkeys(("mul", "div", "add", "sub", "rsub"), _affine),
     **dict.fromkeys(("lt", "le", "gt", "ge"), _compared),
     "full": _filled,

@@ -58,10 +58,7 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
         },
         factors=context.causes(steady),
         instances=[collapse([s.parameter or s.module for s in group])],
-        notes=[
-            f"{times(per_layer)} per layer: {'within' if reaches >= count else 'leaves'} the healthy band "
-            f"after {reaches} layers, the model has {count}"
-        ],
+        notes=[_depth_note(per_layer, reaches, count)],
         fix=_fix(context, group, per_layer, sign, location),
     )
 
@@ -76,17 +73,21 @@ def _with_neighbours(steady: Sequence[Segment], group: Sequence[Segment]) -> flo
     return inside
 
 
+def _depth_note(per_layer: float, reaches: int, count: int) -> str:
+    verdict = "within the healthy band" if reaches >= count else f"leaves the healthy band after {reaches}"
+    return f"{times(per_layer)} per layer: {verdict}, the model has {count}"
+
+
 def _fix(context: Context, group: Sequence[Segment], per_layer: float, sign: int, location: Location | None) -> str:
-    first = group[0]
-    count = len(group)
-    if first.cause == "weights" and first.parameter is not None and not first.normalised:
+    first, count = group[0], len(group)
+    if first.normalised or first.cause == "norm":
+        return "add skip connections: a norm hides the scale of its weights, not the growth of the gradient through it"
+    if first.cause == "weights" and first.parameter is not None:
         law = context.parameters[first.parameter].law
         where = "" if law.location is None or law.location == location else f" in {law.label or 'the initialiser'}"
         return f"std {law.std:.3g} → {law.std * 2.0**-per_layer:.3g}{where}: then the layer and its activation keep the gradient"
-    if first.normalised or first.cause == "norm":
-        return "add skip connections around the normalised layers: a norm hides the scale of the weights, not the growth of the gradient"
+    if first.cause == "residual" and sign > 0:
+        return f"normalise the branch's input, or scale each branch by 1/√{count} = {count**-0.5:.2g}"
     if first.cause == "residual":
-        if sign > 0:
-            return f"normalise the branch input, or scale each branch by 1/√{count} = {count**-0.5:.2g} (its last layer, or a learned scale)"
         return "let the skip connection pass the gradient unchanged"
     return "use an activation that keeps the gradient (ReLU with He weights), or normalise before it"

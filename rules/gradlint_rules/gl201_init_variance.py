@@ -48,9 +48,7 @@ class InitVariance(Rule):
             if s.cause == "weights" and s.parameter is not None and not s.normalised:
                 gain = s.log2 + behind
                 place = context.guilty_line(s.parameter)
-                if place is not None and (
-                    gain >= LIMITS["layer_large"].warning or gain <= LIMITS["layer_small"].warning
-                ):
+                if place is not None and (gain >= LIMITS["layer_large"].warning or gain <= LIMITS["layer_small"].warning):
                     groups.setdefault(place, []).append((s, gain, behind))
             if s.cause != "other":
                 behind = 0.0

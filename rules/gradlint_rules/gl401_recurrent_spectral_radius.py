@@ -114,7 +114,7 @@ def _leaves(context: Context) -> Iterable[tuple[str, float, int]]:
 def _slope(context: Context, path: str, layer: int, options: dict[str, object], radius: float) -> float:
     """``√E φ'²`` at the fixed point of the hidden state's variance."""
     if options["nonlinearity"] == "relu":
-        return 0.5**0.5
+        return float(np.sqrt(0.5))
     names = [f"{path}.{kind}_l{layer}" for kind in ("weight_ih", "bias_ih", "bias_hh")]
     laws = [record.law for name in names if (record := context.by_any_name(name)) is not None]
     fan = context.by_any_name(names[0])

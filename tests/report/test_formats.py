@@ -30,7 +30,7 @@ from gradlint.report import FORMATS, View
 HERE = Path(__file__).parent
 SOURCE = HERE / "model.py.txt"
 SCHEMA = json.loads((Path(gradlint.__file__).parent / "report" / "schema.json").read_text("utf-8"))
-INIT, FORWARD = Location(str(SOURCE), 8, 36), Location(str(SOURCE), 12, 17)
+INIT, FORWARD = Location(str(SOURCE), 8, 54), Location(str(SOURCE), 12, 17)
 
 
 def finding(**changes):

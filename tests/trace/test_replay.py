@@ -162,7 +162,7 @@ class Odd(nn.Module):
         y = checkpoint(self.inner, y, use_reentrant=False)
         with torch.no_grad():
             kept = self.inner(y)
-        return 1 - (y + kept.detach() - y.data) / 3 + 2 / (y.abs() + 1) + 2 ** -y
+        return 1 - (y + kept.detach() - y.data) / 3 + 2 / (y.abs() + 1) + 2**-y
 
 
 class Writes(nn.Module):

@@ -1,0 +1,217 @@
+"""What trace() promises besides the graph: the contract of its nodes, restored state, its errors."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gradlint.errors import BuildError, TraceError
+from gradlint.trace import step, trace
+
+
+class Stateful(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.inner, self.last, self.calls = nn.BatchNorm1d(4), nn.Linear(4, 4), None, 0
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = x
+        with torch.no_grad():
+            self.inner.weight.clamp_(-0.1, 0.1)
+        return self.drop(self.inner(self.norm(x)))
+
+
+def test_everything_is_left_as_it_was():
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002 - the global generator is what must be restored
+    model = Stateful().eval()
+    model.norm.train()
+    model.inner.bias.grad = torch.ones(4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = {name: module.training for name, module in model.named_modules()}
+    patched = nn.Module.__call__, nn.Module.__init__, torch.autograd.Function.__dict__["apply"], torch.compile
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    with torch.no_grad():
+        traced = trace(model)
+        assert not torch.is_grad_enabled()
+    assert {name: module.training for name, module in model.named_modules()} == flags
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert (model.calls, model.last) == (0, None)
+    assert torch.equal(model.inner.bias.grad, torch.ones(4))
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1:] == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    now = nn.Module.__call__, nn.Module.__init__, torch.autograd.Function.__dict__["apply"], torch.compile
+    assert patched == now
+    assert not nn.modules.module._global_module_registration_hooks
+    assert any(node.target is F.dropout for node in traced.graph.nodes)
+
+
+def test_state_is_restored_after_an_error_too():
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+            self.count = 0
+
+        def forward(self, x):
+            self.count += 1
+            raise KeyError("no")
+
+    model, call = Fails(), nn.Module.__call__
+    with pytest.raises(TraceError, match="KeyError") as caught:
+        trace(model, torch.zeros(2, 4))
+    assert __file__ in caught.value.where
+    assert model.count == 0
+    assert nn.Module.__call__ is call
+
+
+def test_tied_weights_are_one_node_with_both_names():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, ids):
+            return self.head(self.table(ids))
+
+    traced = trace(Tied)
+    assert list(traced.parameters) == ["table.weight"]
+    assert traced.parameters["table.weight"].names == ("table.weight", "head.weight")
+    assert [n.target for n in traced.graph.nodes if n.op == "get_attr"] == ["table.weight"]
+
+
+def test_masks_and_ids_are_constants_with_values():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(9, 4)
+
+        def forward(self, ids):
+            x = self.table(ids)
+            keep = (ids != 0).float()[..., None]
+            positive = x > 0
+            return x * keep * positive + torch.arange(4.0)
+
+    traced = trace(Masked)
+    nodes = {node.name: node for node in traced.graph.nodes}
+    assert step(nodes["ids"]).value is not None
+    keep, positive = nodes["mul"].args[1], nodes["mul_1"].args[1]
+    assert keep.op == "get_attr"
+    assert step(keep).value.unique().tolist() in ([0.0, 1.0], [1.0])
+    assert positive.target == "gt"
+    assert step(positive).value.dtype == torch.bool
+    assert not step(positive).floating
+
+
+def test_in_place_calls_are_out_of_place_in_the_graph():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Hardtanh(inplace=True))
+    traced = trace(model)
+    assert [n.target for n in traced.graph.nodes if n.op == "call_function"][1:] == [F.relu, F.hardtanh]
+    assert not any(n.kwargs.get("inplace") for n in traced.graph.nodes)
+    assert traced.modules["0"].output == "linear"
+    assert traced.modules["1"].output == "relu"
+
+
+def test_recurrent_layers_are_leaves():
+    traced = trace(lambda: nn.GRU(4, 8, batch_first=True))
+    leaf = next(n for n in traced.graph.nodes if n.op == "call_module")
+    assert leaf.target == ""
+    assert traced.output == "getitem"
+    assert step(traced.graph.find_nodes(op="call_function", target=__import__("operator").getitem)[0]).shape == (2, 16, 8)
+
+
+def test_grad_mode_is_kept_per_node():
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x):
+            with torch.no_grad():
+                a = self.inner(x).relu()
+            return a + self.inner(x).detach() + self.inner(x).tanh()
+
+    traced = trace(Detached)
+    grads = {node.name: step(node).grad for node in traced.graph.nodes}
+    assert (grads["relu"], grads["detach"], grads["tanh"], grads["add_1"]) == (False, False, True, True)
+
+
+def test_values_that_leave_torch_are_assumptions():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.inner(x)
+            return y * 2 if y.sum() > 0 else y
+
+    [note] = trace(Branches).assumptions
+    assert note.startswith(f"{__file__}:")
+    assert "bool() read a value" in note
+
+
+def test_dropped_paths_carry_their_law():
+    class DropPath(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x):
+            mask = x.new_empty(x.shape[0], 1).bernoulli_(0.75).div_(0.75)
+            return x + self.inner(x) * mask
+
+    traced = trace(DropPath)
+    law = next(step(n).law for n in traced.graph.nodes if step(n).law is not None)
+    assert (law.kind, law.mean) == ("bernoulli", 1.0)
+
+
+def test_dead_code_is_dropped_but_module_outputs_stay():
+    class Extra(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.extra = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            self.extra(x).exp()
+            return self.main(x)
+
+    traced = trace(Extra)
+    names = [n.name for n in traced.graph.nodes]
+    assert traced.modules["extra"].output in names
+    assert "exp" not in names
+
+
+def test_random_numbers_do_not_depend_on_the_caller():
+    def values():
+        return [p.law.mean for p in trace(lambda: nn.Sequential(nn.Linear(4, 4), nn.PReLU())).parameters.values()]
+
+    torch.manual_seed(1)
+    first = values()
+    torch.manual_seed(2)
+    assert values() == first
+
+
+def test_errors():
+    with pytest.raises(BuildError, match="ZeroDivisionError"):
+        trace(lambda: 1 / 0)
+    with pytest.raises(BuildError, match="expected an nn.Module, got int"):
+        trace(lambda: 3)
+    with pytest.raises(TraceError, match="depends on its parameters or inputs"):
+
+        class Constant(nn.Module):
+            def forward(self, x):
+                return torch.zeros(3)
+
+        trace(Constant)
+    with pytest.raises(TraceError, match="meta device"):
+        trace(nn.Linear(2, 2, device="meta"))
