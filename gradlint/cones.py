@@ -120,7 +120,7 @@ class Grid:
 
         args = fx.node.map_aggregate(node.args, concrete)
         kwargs = fx.node.map_aggregate(node.kwargs, concrete)
-        dropped: Mapping[str, Any] = {k: v for k, v in kwargs.items() if k not in ("inplace", "out")}  # type: ignore[union-attr]
+        dropped: Mapping[str, Any] = {k: v for k, v in kwargs.items() if k not in ("inplace", "out")}
         out: torch.Tensor = _function(node)(*args, **dropped)
         return out
 
@@ -136,7 +136,7 @@ class Grid:
         out = self._values[tail]
         if not out.requires_grad:
             return {}
-        slopes = torch.autograd.grad(out.sum(), [self._values[n] for n in nodes], retain_graph=True, allow_unused=True)
+        slopes: Any = torch.autograd.grad(out.sum(), [self._values[n] for n in nodes], retain_graph=True, allow_unused=True)
         return {n: self._times(g, _finite(slope.numpy())) for n, slope in zip(nodes, slopes, strict=True) if slope is not None}
 
     def increasing(self, tail: fx.Node) -> Callable[[Array], tuple[Array, Array]] | None:

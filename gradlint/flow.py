@@ -79,7 +79,7 @@ class _Run:
     values: dict[fx.Node, Any] = field(default_factory=dict)
     flows: dict[fx.Node, tuple[Flow, dict[Moments, fx.Node | str]]] = field(default_factory=dict)
     grids: dict[fx.Node, Grid] = field(default_factory=dict)
-    grads: dict[fx.Node, Moments] = field(default_factory=dict)
+    grads: dict[fx.Node, Any] = field(default_factory=dict)
     inside: dict[fx.Node, list[Moments]] = field(default_factory=dict)
     parameters: dict[str, Moments] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
@@ -266,11 +266,11 @@ class _Run:
         call: Any = node.args[0]
         index: Any = node.args[1]
         width = len(self.values[call])
-        waiting: Any = self.grads.get(call) or (None,) * width
+        waiting = self.grads.get(call) or (None,) * width
         members = list(waiting)
         position = operator.index(index) % width
         members[position] = g if members[position] is None else members[position] + g
-        self.grads[call] = tuple(members)  # type: ignore[assignment]
+        self.grads[call] = tuple(members)
 
     def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, g: Any) -> None:
         energy, source = _energy(grad), _energy(g)

@@ -84,7 +84,7 @@ def test_isolated_reads_nothing_and_config_reads_that():
 )
 def test_what_makes_no_sense_is_refused(text, message):
     write("gradlint.toml", text)
-    with pytest.raises(UsageError, match="gradlint.toml") as error:
+    with pytest.raises(UsageError, match=r"gradlint\.toml") as error:
         configure()
     assert message in str(error.value)
 

@@ -22,7 +22,7 @@ class _Grid:
 
     def __init__(self) -> None:
         step = 2 * self.reach / self.points
-        self.z: Array = (np.arange(self.points) + 0.5) * step - self.reach
+        self.z: Array = np.asarray((np.arange(self.points) + 0.5) * step - self.reach, dtype=np.float64)
         density: Array = np.asarray(np.exp(-0.5 * self.z**2), dtype=np.float64)
         self.weights: Array = np.asarray(density / density.sum(), dtype=np.float64)
 

@@ -33,17 +33,6 @@ def test_parse_refuses(text):
         parse_input(text)
 
 
-class Takes(nn.Module):
-    """Runs ``check`` on its arguments."""
-
-    def __init__(self, layer, check=lambda *args: args[0]):
-        super().__init__()
-        self.layer, self.check = layer, check
-
-    def forward(self, x):
-        return self.layer(x)
-
-
 class Two(nn.Module):
     def __init__(self):
         super().__init__()
