@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from gradlint.cones import Cone, Grid, find_cones, op_key
 from gradlint.errors import AnalysisError
 from gradlint.moments import Moments, total
 from gradlint.ops import IDENTITY, Call, Flow, lookup
 from gradlint.ops.sampled import sampled
+from gradlint.recognise import Cone, Grid, find_cones, shared_width
 from gradlint.trace.graph import Step, Traced, step
 
 __all__ = ["Edge", "Flowed", "propagate"]
@@ -148,7 +148,7 @@ class _Run:
         if "max_pool" in _name(node):
             args, call = self._through_activation(node, args, call, inputs)
         if "attention" in _name(node):
-            call = replace(call, shared_width=_shared_width(node))
+            call = replace(call, shared_width=shared_width(node))
         if node.op == "call_module":
             call = self._leaf(node, inputs)
         try:
@@ -209,7 +209,7 @@ class _Run:
     def _target(self, node: fx.Node) -> Any:
         if node.op == "call_module":
             return type(self.traced.model.get_submodule(str(node.target)))
-        return op_key(node)
+        return node.target
 
     def _leaf(self, node: fx.Node, inputs: dict[Moments, fx.Node | str]) -> Call:
         module = self.traced.model.get_submodule(str(node.target))
@@ -314,32 +314,6 @@ class _Unknown(Exception):  # noqa: N818
 def _check_shape(flow: Flow, call: Call) -> None:
     if isinstance(flow.out, Moments) and call.shape is not None and flow.out.shape != call.shape:
         raise ValueError(f"shape {flow.out.shape} where torch gives {call.shape}")
-
-
-def _shared_width(node: fx.Node) -> int | None:
-    """Width of the one tensor that an attention's keys and values are projections of, or None."""
-    key, value = node.args[1], node.args[2]
-    if not isinstance(key, fx.Node) or not isinstance(value, fx.Node):
-        return None
-    source = _projected(key)
-    if source is None or source is not _projected(value):
-        return None
-    shape = step(source).shape
-    return shape[-1] if shape else None
-
-
-def _projected(node: fx.Node) -> fx.Node | None:
-    """The tensor whose linear projection a node is, through reshapes and rotations; the node itself if none is found."""
-    at = node
-    for _ in range(32):
-        inputs = at.all_input_nodes
-        if any(n.op == "get_attr" and step(n).value is None and len(step(n).shape or ()) == 2 for n in inputs):
-            return next((n for n in inputs if n.op != "get_attr"), None)
-        live = [n for n in inputs if n.op != "get_attr" and (step(n).floating or step(n).shape is None)]
-        if not live:
-            return node
-        at = live[0]
-    return None
 
 
 def _constant(facts: Step) -> Moments:

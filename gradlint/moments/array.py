@@ -36,8 +36,6 @@ class Moments:
     alive: npt.NDArray[np.bool_] | None = None
     taken: tuple[tuple[int, int], ...] = ()
 
-    # ---- construction -------------------------------------------------------------------------------------------
-
     @staticmethod
     def iid(shape: Sequence[int], mean: float = 0.0, var: float = 1.0) -> Moments:
         """Independent entries of the given mean and variance."""
@@ -82,8 +80,6 @@ class Moments:
     def zeros(shape: Sequence[int]) -> Moments:
         """The zero tensor."""
         return Moments.iid(shape, 0.0, 0.0)
-
-    # ---- facts --------------------------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -259,8 +255,6 @@ class Moments:
         out = self.sum(range(lead))
         return out.sum([d for d, n in enumerate(shape) if n == 1 and out.dims[d]], keepdim=True)
 
-    # ---- map ----------------------------------------------------------------------------------------------------
-
     def map(self, values: Array) -> Moments:
         """Apply a scalar function to a Gaussian array.
 
@@ -276,8 +270,6 @@ class Moments:
     def on_grid(self) -> Array:
         """The argument of a map: ``mean + σ·GRID.z``."""
         return self.mean + math.sqrt(self.var) * GRID.z
-
-    # ---- inside -------------------------------------------------------------------------------------------------
 
     def sizes(self) -> list[int]:
         """Sizes of all atoms, in the order of ``v``."""

@@ -1,7 +1,7 @@
 """Sums and products of tensors, and reductions.
 
 Independent branches add their moments; independent factors multiply their pair tables. Branches that are functions of one
-tensor are recognised before (``gradlint.cones``) and never reach these rules.
+tensor are recognised before (``gradlint.recognise``) and never reach these rules.
 """
 
 from __future__ import annotations

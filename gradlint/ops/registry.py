@@ -8,7 +8,7 @@ output and a function from the output gradient's moments to the inputs':
         return Flow(product(x, y), lambda g: {x: product(g, y).fold(x.shape), y: product(g, x).fold(y.shape)})
 
 It is called with the arguments of the traced call, tensors replaced by their :class:`Moments`. A *pointwise* op needs no body: it
-is evaluated on a quadrature grid (see ``gradlint.cones``).
+is evaluated on a quadrature grid (see ``gradlint.recognise``).
 """
 
 from __future__ import annotations

@@ -75,7 +75,9 @@ def sampled(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
             wanted = [(x, t) for x, t in inputs if t.requires_grad]
             if not pairs or not wanted:
                 continue
-            grads: Any = torch.autograd.grad([t for t, _ in pairs], [t for _, t in wanted], [c for _, c in pairs], allow_unused=True)
+            grads: Any = torch.autograd.grad(
+                [t for t, _ in pairs], [t for _, t in wanted], [c for _, c in pairs], allow_unused=True
+            )
             for (x, t), grad in zip(wanted, grads, strict=True):
                 collected[x].append(Moments.of_array((torch.zeros_like(t) if grad is None else grad).numpy()))
         return {x: _mean_of(found) for x, found in collected.items() if found}

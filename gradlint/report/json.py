@@ -7,14 +7,17 @@ import math
 from typing import Any
 
 from gradlint.findings import Report
-from gradlint.report.view import View, relative
+from gradlint.report.view import View, relative, relative_line
 
 __all__ = ["render"]
 
 
 def render(report: Report, view: View) -> str:
     """One JSON document. What JSON has no number for becomes a string: ``"inf"``, ``"-inf"``, ``"nan"``."""
-    return json.dumps(_plain(report.to_dict(), view), indent=2, ensure_ascii=False, allow_nan=False)
+    document = report.to_dict()
+    for failure in document["failures"]:
+        failure["where"] = relative_line(failure["where"], view.root)
+    return json.dumps(_plain(document, view), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any, view: View) -> Any:

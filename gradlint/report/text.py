@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gradlint.findings import Confidence, Factor, Finding, Location, Report, Severity, TargetReport
 from gradlint.report.frame import frame
-from gradlint.report.view import View, relative
+from gradlint.report.view import View, relative, relative_line
 
 __all__ = ["render_concise", "render_full"]
 
@@ -47,7 +47,7 @@ def render_concise(report: Report, view: View) -> str:
         severity = (str(finding.severity), _STYLE[finding.severity])
         lines.append(Text.assemble((place, "bold"), f": {finding.code} ", severity, f" {finding.message}{doubt}"))
     for failure in report.failures:
-        place = _where(failure["where"], view) or failure["target"]
+        place = relative_line(failure["where"], view.root) or failure["target"]
         lines.append(Text.assemble((place, "bold"), ": ", (f"failed[{failure['stage']}]", _BLAME), f" {failure['message']}"))
     if not view.quiet:
         lines.append(_summary(report))
@@ -84,7 +84,7 @@ def _failure(failure: Mapping[str, str], view: View) -> Iterator[Text]:
     indent = ""
     if path and line.isdigit():
         indent = " " * len(line)
-        yield Text.assemble((f"{indent}--> ", "blue"), _where(failure["where"], view))
+        yield Text.assemble((f"{indent}--> ", "blue"), relative_line(failure["where"], view.root))
         yield from (shown := frame(Location(path, int(line)), _BLAME))
         if shown and failure["hint"]:
             yield Text(f"{indent} |", "blue")
@@ -172,11 +172,6 @@ def _times(log2: float) -> str:
 
 def _place(place: Location, view: View) -> str:
     return f"{relative(place.path, view.root)}:{place.line}:{place.column}"
-
-
-def _where(where: str, view: View) -> str:
-    path, colon, line = where.rpartition(":")
-    return f"{relative(path, view.root)}{colon}{line}"
 
 
 def _name(target: str, view: View) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["View", "relative"]
+__all__ = ["View", "relative", "relative_line"]
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,9 @@ def relative(path: str, root: Path) -> str:
         return str(Path(path).relative_to(root))
     except ValueError:
         return path
+
+
+def relative_line(where: str, root: Path) -> str:
+    """The same for ``path:line``."""
+    path, colon, line = where.rpartition(":")
+    return f"{relative(path, root)}{colon}{line}" if colon else where

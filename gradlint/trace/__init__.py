@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import ExitStack
+import sys
+from contextlib import ExitStack, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,10 +19,11 @@ from torch import nn
 
 from gradlint.errors import BuildError, TargetError, TraceError
 from gradlint.findings import Location
+from gradlint.trace.arguments import Arguments, parse_input
 from gradlint.trace.calls import ModuleCalls
 from gradlint.trace.graph import InputSpec, ModuleRecord, ParameterRecord, Step, Traced, step
 from gradlint.trace.inits import Laws, recording
-from gradlint.trace.inputs import Arguments, parse_input, resolve
+from gradlint.trace.inputs import resolve
 from gradlint.trace.nodes import Nodes
 from gradlint.trace.recorder import Recorder
 from gradlint.trace.source import boundary, owned, transparent, user_line
@@ -55,6 +57,8 @@ def trace(
 ) -> Traced:
     """Run the model's forward once, in training mode, and record it. The model is left as it was.
 
+    What the model prints goes to stderr.
+
     Args:
         model: a module, or a zero-argument callable that builds one; then the laws of its parameters are recorded.
         inputs: a tuple of positional arguments, a dict of keyword arguments, one tensor, a list of
@@ -68,7 +72,7 @@ def trace(
         InputError: no inputs were found that the model accepts.
         TraceError: forward raised, or its output depends on no parameter and no floating-point input.
     """
-    with owned(file):
+    with owned(file), redirect_stdout(sys.stderr):
         if not isinstance(model, nn.Module):
             with recording(file) as recorded:
                 model = build(model)
@@ -136,7 +140,8 @@ def _record(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
             raise TraceError(f"forward raised {type(error).__name__}: {text}", where=_where(place)) from error
     output = nodes.finish(result)
     if output is None:
-        raise TraceError("no floating-point output of the model depends on its parameters or inputs")
+        message = "no floating-point output of the model depends on its parameters or inputs"
+        raise TraceError(message, hint="; ".join(nodes.notes))
     nodes.prune(name for name in calls.outputs.values() if name is not None)
     return Traced(
         graph=nodes.graph,

@@ -205,8 +205,9 @@ def _taken(
     def rows(size: int) -> list[tuple[int, ...]]:
         return [(batch, size), *((batch, length, size) for length in lengths)]
 
-    def sequences(size: int) -> list[tuple[int, ...]]:
-        return [*((batch, length, size) for length in lengths), (batch, size)]
+    def sequences(size: int, *, batch_first: bool) -> list[tuple[int, ...]]:
+        long = [(batch, length, size) if batch_first else (length, batch, size) for length in lengths]
+        return [*long, (batch, size)]
 
     def images(channels: int, dims: int) -> list[tuple[int, ...]]:
         if dims == 1:
@@ -231,11 +232,11 @@ def _taken(
             shape = tuple(module.normalized_shape)
             shapes = [(batch, _LENGTH, *shape), (batch, *shape)]
         case nn.RNNBase():
-            shapes = sequences(module.input_size)
+            shapes = sequences(module.input_size, batch_first=module.batch_first)
         case nn.RNNCell() | nn.LSTMCell() | nn.GRUCell():
             shapes = rows(module.input_size)
         case nn.MultiheadAttention():
-            shapes = sequences(module.embed_dim)
+            shapes = sequences(module.embed_dim, batch_first=module.batch_first)
         case nn.Bilinear():
             shapes = [*rows(module.in1_features), *rows(module.in2_features)]
         case nn.Linear():

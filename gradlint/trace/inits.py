@@ -125,7 +125,9 @@ def _measured(parameter: torch.Tensor, kind: str = "values") -> Law:
     if values.size == 0 or (kind == "values" and (values == values.flat[0]).all()):
         value = float(values.flat[0]) if values.size else 0.0
         return Law("constant", value, 0.0, Moments.iid(values.shape, value, 0.0))
-    return Law(kind, float(values.mean()), float(values.std()), Moments.of_array(values))
+    # What was written in parts was drawn: the noise of the draw is no part of its law.
+    moments = Moments.of_sample(values) if kind == "mixed" else Moments.of_array(values)
+    return Law(kind, float(values.mean()), float(values.std()), moments)
 
 
 class _Watcher(DispatchMode):

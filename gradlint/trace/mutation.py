@@ -28,7 +28,9 @@ __all__ = ["Emit", "Memory", "same_memory", "setitem", "view_scatter"]
 class Emit(Protocol):
     """Adds a call to the graph; ``like`` has the shape and dtype of the result."""
 
-    def __call__(self, op: str, target: Any, args: tuple[Any, ...], like: torch.Tensor) -> fx.Node: ...
+    def __call__(self, op: str, target: Any, args: tuple[Any, ...], like: torch.Tensor) -> fx.Node:
+        """Add it."""
+        ...
 
 
 def view_scatter(base: torch.Tensor, part: torch.Tensor, size: Sequence[int], stride: Sequence[int], offset: int) -> torch.Tensor:

@@ -61,7 +61,10 @@ class Recorder(TorchFunctionMode):
         if self._busy or name in FACTS or (name.endswith(".get") and name not in TENSOR_PROPERTIES):
             return func(*args, **kwargs)
         tensors = list(tensors_in((args, kwargs)))
-        if not any(map(self.nodes.live, tensors)) or any(map(is_functorch_wrapped, tensors)):
+        if any(map(is_functorch_wrapped, tensors)):
+            self.nodes.note("calls inside torch.func (vmap, grad) cannot be recorded")
+            return func(*args, **kwargs)
+        if not any(map(self.nodes.live, tensors)):
             return func(*args, **kwargs)
         if name == "data.set":
             func(*args, **kwargs)

@@ -180,12 +180,12 @@ class Construction:
             self._module_made(module)
             init(module, *args, **kwargs)
 
-        def submodule(parent: nn.Module, name: str, child: nn.Module | None) -> None:
+        def submodule(_parent: nn.Module, _name: str, child: nn.Module | None) -> None:
             # A copy (nn.TransformerEncoder) never ran __init__: the line that registered it made it.
             if child is not None:
                 self._module_made(child)
 
-        def parameter(parent: nn.Module, name: str, made: nn.Parameter | None) -> None:
+        def parameter(_parent: nn.Module, _name: str, made: nn.Parameter | None) -> None:
             if made is not None and self.parameter(made) is None and (location := locate()) is not None:
                 self._parameters[id(made)] = weakref.ref(made), location
 

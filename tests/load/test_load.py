@@ -149,9 +149,9 @@ def test_dotted_names(write, tmp_path, monkeypatch):
     assert names("pkg_for_test.models") == ["Net"]
     [loaded] = load("pkg_for_test.models:factory")
     assert loaded.build().inner.in_features == 7
-    with pytest.raises(LoadError, match="no module named 'pkg_for_test.nope'"):
+    with pytest.raises(LoadError, match=r"no module named 'pkg_for_test\.nope'"):
         load("pkg_for_test.nope:x")
-    with pytest.raises(LoadError, match="no module named 'nowhere_at_all.x'"):
+    with pytest.raises(LoadError, match=r"no module named 'nowhere_at_all\.x'"):
         load("nowhere_at_all.x")
 
 
@@ -235,10 +235,10 @@ def test_nothing_is_unpickled(tmp_path, suffix):
 
 def test_build_errors_name_the_line(write):
     path = write("def build():\n    return nn.Linear(-1, 'x')\n")
-    with pytest.raises(BuildError, match="build\\(\\) raised") as caught:
+    with pytest.raises(BuildError, match=r"build\(\) raised") as caught:
         load(path)[0].build()
     assert caught.value.where == f"{path}:4"
-    with pytest.raises(BuildError, match="returned tuple, not an nn.Module"):
+    with pytest.raises(BuildError, match=r"returned tuple, not an nn\.Module"):
         load(write("def build():\n    return nn.Linear(1, 1), 3\n"))[0].build()
     with pytest.raises(BuildError, match="SystemExit"):
         load(write("def build():\n    raise SystemExit(1)\n"))[0].build()

@@ -107,7 +107,8 @@ class Flat(nn.Module):
         (lambda: nn.Conv1d(3, 4, 3), [(2, 3, 16)]),
         (lambda: nn.Conv3d(1, 2, 3), [(2, 1, 8, 32, 32)]),
         (lambda: nn.LSTM(5, 6, batch_first=True), [(2, 16, 5)]),
-        (lambda: nn.TransformerEncoderLayer(8, 2), [(2, 16, 8)]),
+        (lambda: nn.TransformerEncoderLayer(8, 2), [(16, 2, 8)]),
+        (lambda: nn.GRU(5, 6), [(16, 2, 5)]),
         (lambda: nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6)), [(4, 5)]),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), [(2, 3, 32, 32)]),
         (lambda: nn.Linear(5, 2).double(), [(2, 5)]),
@@ -189,7 +190,7 @@ def test_failures_for_another_reason_say_so():
         def forward(self, x):
             return self.missing(x)
 
-    with pytest.raises(InputError, match="raised AttributeError: .*missing.*, whatever the input"):
+    with pytest.raises(InputError, match=r"raised AttributeError: .*missing.*, whatever the input"):
         trace(Broken)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-
-import numpy as np
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -64,7 +63,7 @@ def test_identities_keep_their_values(function, shape):
 
 
 def test_sparse_is_a_mixture():
-    law, parameter = filled(init.sparse_, sparsity=0.25, std=0.1)
+    law, _ = filled(init.sparse_, sparsity=0.25, std=0.1)
     assert law.kind == "mixed"
     assert law.std == pytest.approx(0.1 * math.sqrt(0.75), rel=0.1)
     assert law.label == "sparse_(sparsity=0.25, std=0.1)"
@@ -85,7 +84,7 @@ LAYERS = [
     (lambda: nn.BatchNorm2d(8), {"weight": ("constant", 0.0), "bias": ("constant", 0.0)}),
     (lambda: nn.LayerNorm(8), {"weight": ("constant", 0.0)}),
     (lambda: nn.GroupNorm(2, 8), {"weight": ("constant", 0.0)}),
-    (lambda: nn.PReLU(), {"weight": ("constant", 0.0)}),
+    (nn.PReLU, {"weight": ("constant", 0.0)}),
     (lambda: nn.LSTM(8, 16), {"weight_ih_l0": ("uniform", 0.25 / math.sqrt(3)), "bias_hh_l0": ("uniform", 0.25 / math.sqrt(3))}),
     (lambda: nn.GRUCell(8, 16), {"weight_hh": ("uniform", 0.25 / math.sqrt(3))}),
     (

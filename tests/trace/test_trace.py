@@ -123,10 +123,11 @@ def test_in_place_calls_are_out_of_place_in_the_graph():
 
 def test_recurrent_layers_are_leaves():
     traced = trace(lambda: nn.GRU(4, 8, batch_first=True))
-    leaf = next(n for n in traced.graph.nodes if n.op == "call_module")
+    nodes = {n.name: n for n in traced.graph.nodes}
+    leaf = next(n for n in nodes.values() if n.op == "call_module")
     assert leaf.target == ""
     assert traced.output == "getitem"
-    assert step(traced.graph.find_nodes(op="call_function", target=__import__("operator").getitem)[0]).shape == (2, 16, 8)
+    assert step(nodes["getitem"]).shape == (2, 16, 8)
 
 
 def test_grad_mode_is_kept_per_node():
@@ -179,15 +180,15 @@ def test_dead_code_is_dropped_but_module_outputs_stay():
     class Extra(nn.Module):
         def __init__(self):
             super().__init__()
-            self.main, self.extra = nn.Linear(4, 4), nn.Linear(4, 2)
+            self.main, self.aside = nn.Linear(4, 4), nn.Linear(4, 2)
 
         def forward(self, x):
-            self.extra(x).exp()
+            self.aside(x).exp()
             return self.main(x)
 
     traced = trace(Extra)
     names = [n.name for n in traced.graph.nodes]
-    assert traced.modules["extra"].output in names
+    assert traced.modules["aside"].output in names
     assert "exp" not in names
 
 
@@ -204,14 +205,60 @@ def test_random_numbers_do_not_depend_on_the_caller():
 def test_errors():
     with pytest.raises(BuildError, match="ZeroDivisionError"):
         trace(lambda: 1 / 0)
-    with pytest.raises(BuildError, match="expected an nn.Module, got int"):
+    with pytest.raises(BuildError, match=r"expected an nn\.Module, got int"):
         trace(lambda: 3)
+
+    class Constant(nn.Module):
+        def forward(self, x):
+            return torch.zeros(3)
+
     with pytest.raises(TraceError, match="depends on its parameters or inputs"):
-
-        class Constant(nn.Module):
-            def forward(self, x):
-                return torch.zeros(3)
-
         trace(Constant)
     with pytest.raises(TraceError, match="meta device"):
         trace(nn.Linear(2, 2, device="meta"))
+
+
+class Prints(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        print("running")  # noqa: T201
+        return self.inner(x)
+
+
+def test_what_a_model_prints_goes_to_stderr(capsys):
+    trace(Prints, torch.zeros(2, 4))
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "running\n")
+
+
+def test_models_that_differentiate_in_forward():
+    class Force(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = x.clone().requires_grad_()
+            y = self.inner(x).tanh()
+            [force] = torch.autograd.grad(y.sum(), x, create_graph=True)
+            return y + force
+
+    traced = trace(Force)
+    assert torch.autograd.grad in [node.target for node in traced.graph.nodes]
+
+
+def test_vmap_is_said_not_to_be_followed():
+    class Mapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.vmap(lambda row: self.inner(row).tanh())(x)
+
+    with pytest.raises(TraceError) as caught:
+        trace(Mapped)
+    assert "torch.func" in caught.value.hint

@@ -1,4 +1,6 @@
-"""Elementwise cones: a maximal piece of the graph that is one scalar function of one tensor.
+"""What must be recognised in the graph before moments are propagated.
+
+An *elementwise cone* is a maximal piece of the graph that is one scalar function of one tensor.
 
 ``x·σ(x)``, ``x + relu(x)``, a hand-written GELU, ``relu(relu(x))``: treating their branches as independent tensors is silently
 wrong (by 37 % for swish), so the piece is found first and evaluated as a whole, on a quadrature grid, with the very functions
@@ -20,7 +22,7 @@ from gradlint.moments import Array, Moments, product
 from gradlint.ops.registry import IDENTITY, POINTWISE
 from gradlint.trace.graph import step
 
-__all__ = ["Cone", "Grid", "find_cones", "op_key"]
+__all__ = ["Cone", "Grid", "find_cones", "shared_width"]
 
 _ARITHMETIC = {
     "add": torch.add,
@@ -48,11 +50,6 @@ class Cone:
     members: list[fx.Node] = field(default_factory=list)
 
 
-def op_key(node: fx.Node) -> Any:
-    """What a node calls, as the tables know it."""
-    return node.target
-
-
 def find_cones(graph: fx.Graph) -> dict[fx.Node, Cone]:
     """Every member node with its cone; roots are not members."""
     cones: dict[fx.Node, Cone] = {}
@@ -75,7 +72,7 @@ def find_cones(graph: fx.Graph) -> dict[fx.Node, Cone]:
 
 
 def _function(node: fx.Node) -> Any:
-    key = op_key(node)
+    key = node.target
     try:
         if key in IDENTITY:
             return _identity
@@ -174,3 +171,29 @@ def _finite(values: Array) -> Array:
         if good.sum() < 64
         else np.interp(index, index[good], values[good])
     )
+
+
+def shared_width(node: fx.Node) -> int | None:
+    """Width of the one tensor that an attention's keys and values are projections of, or None."""
+    key, value = node.args[1], node.args[2]
+    if not isinstance(key, fx.Node) or not isinstance(value, fx.Node):
+        return None
+    source = _projected(key)
+    if source is None or source is not _projected(value):
+        return None
+    shape = step(source).shape
+    return shape[-1] if shape else None
+
+
+def _projected(node: fx.Node) -> fx.Node | None:
+    """The tensor whose linear projection a node is, through reshapes and rotations; the node itself if none is found."""
+    at = node
+    for _ in range(32):
+        inputs = at.all_input_nodes
+        if any(n.op == "get_attr" and step(n).value is None and len(step(n).shape or ()) == 2 for n in inputs):
+            return next((n for n in inputs if n.op != "get_attr"), None)
+        live = [n for n in inputs if n.op != "get_attr" and (step(n).floating or step(n).shape is None)]
+        if not live:
+            return node
+        at = live[0]
+    return None
