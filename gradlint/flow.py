@@ -317,6 +317,8 @@ def _check_shape(flow: Flow, call: Call) -> None:
 
 
 def _constant(facts: Step) -> Moments:
+    if facts.law is not None:  # drawn in the forward (a drop-path mask, noise): judged by its law, not by the draw
+        return facts.law.moments
     value = facts.value
     if value is None:
         raise AnalysisError("a constant without a value")

@@ -245,9 +245,13 @@ def times(log2: float) -> str:
     if abs(log2) > 1000:
         return f"×2^{log2:.0f}"
     factor = 2.0**log2
-    text = (
-        f"{factor:.2g}" if 1e-3 <= factor < 1e4 else f"{factor:.1e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
-    )
+    if 100 <= factor < 1e4:
+        text = f"{factor:.0f}"
+    elif 1e-3 <= factor < 100:
+        text = f"{factor:.2g}"
+    else:
+        mantissa, _, exponent = f"{factor:.1e}".partition("e")
+        text = f"{mantissa}e{int(exponent)}"
     return f"×{text}"
 
 

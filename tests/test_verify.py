@@ -233,9 +233,7 @@ def against(parameters, modules=None, dtype="float64"):
 
 def test_errors_are_bits():
     real = against({"a.weight": Size(1.0, 8.0), "b.weight": Size(1.0, 2.0)}, {"a": Size(4.0, 1.0), "": Size(1.0, 1.0)})
-    told = Prediction(
-        {"a.weight": Facts(1.0, 4.0), "b.weight": Facts(2.0, 2.0)}, {"a": Facts(2.0, 1.0), "": Facts(1.0, 4.0)}
-    )
+    told = Prediction({"a.weight": Facts(1.0, 4.0), "b.weight": Facts(2.0, 2.0)}, {"a": Facts(2.0, 1.0), "": Facts(1.0, 4.0)})
     found = compare(told, real)
     assert [e.bits for e in found.gradient.entries] == [-1.0, 0.0, 0.0, 2.0]
     assert found.gradient.median == 0.5
@@ -282,9 +280,7 @@ def test_a_gradient_that_is_zero_by_symmetry_must_be_predicted_so():
 
 
 def test_a_zero_initialised_branch_is_compared_with_the_block_around_it():
-    real = against(
-        {"block.conv.weight": Size(1.0, 0.0), "block.bn.weight": Size(0.0, 1.0), "head.weight": Size(1.0, 9.0)}
-    )
+    real = against({"block.conv.weight": Size(1.0, 0.0), "block.bn.weight": Size(0.0, 1.0), "head.weight": Size(1.0, 9.0)})
     told = {"block.bn.weight": Facts(0.0, 1.0), "head.weight": Facts(1.0, 9.0)}
     assert not compare(Prediction({**told, "block.conv.weight": Facts(1.0, 0.0)}, {}), real).zeros
     found = compare(Prediction({**told, "block.conv.weight": Facts(1.0, 0.1)}, {}), real)

@@ -120,16 +120,16 @@ def _constructs(frame: FrameType, module: nn.Module) -> bool:
 
 def place(frame: FrameType) -> Location:
     """Where a frame is, with the column of the expression that is being evaluated."""
-    return _place(frame.f_code, frame.f_lasti, frame.f_lineno)
+    return _place(frame.f_code.co_filename, frame.f_code, frame.f_lasti, frame.f_lineno)
 
 
 @cache
-def _place(code: CodeType, instruction: int, line: int) -> Location:
+def _place(path: str, code: CodeType, instruction: int, line: int) -> Location:
     # Bytecode positions are per instruction, two bytes each.
     found = next(itertools.islice(code.co_positions(), max(instruction, 0) // 2, None), None)
     if found is None or found[0] is None:
-        return Location(code.co_filename, line)
-    return Location(code.co_filename, found[0], 1 + (found[2] or 0))
+        return Location(path, line)
+    return Location(path, found[0], 1 + (found[2] or 0))
 
 
 def user_line(traceback: TracebackType | None) -> Location | None:
@@ -140,9 +140,9 @@ def user_line(traceback: TracebackType | None) -> Location | None:
         code = traceback.tb_frame.f_code
         kind = _kind(code.co_filename)
         if kind == "user":
-            user = _place(code, traceback.tb_lasti, traceback.tb_lineno)
+            user = _place(code.co_filename, code, traceback.tb_lasti, traceback.tb_lineno)
         elif kind == "library":
-            library = _place(code, traceback.tb_lasti, traceback.tb_lineno)
+            library = _place(code.co_filename, code, traceback.tb_lasti, traceback.tb_lineno)
         elif kind == "gradlint" and code not in _transparent:
             user = library = None
         traceback = traceback.tb_next
