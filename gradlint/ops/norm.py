@@ -3,11 +3,10 @@
 With ``C = centre_R(K)`` (RMSNorm: C = K) and ``v = C[same] + eps``: forward ``K' = C/v``; backward, from
 ``g_in = (g − mean_R g − y·mean_R(g·y))/σ̂``,
 
-    K_gin = [centre_R(K_g) − K_y A/n_R] / (v (1 − rv)),     A = Σ_R K_y K_g over the partners of one entry,
+    K_gin = [centre_R(K_g) − K_y A/n_R] · E[1/v̂],     A = Σ_R K_y K_g over the partners of one entry.
 
-where ``rv`` is the relative variance of the normaliser (for iid data 2/(n_R − 1), and 1/(1 − rv) = ν/(ν − 2), the mean of an
-inverse χ²). What small batches do to BatchNorm gradients is in ``rv``; what depth does to them (growth by π/(π − 1) per
-ReLU layer, Yang et al. 2019, arXiv:1902.08129) follows from ``C``.
+What small batches do to BatchNorm gradients is in ``E[1/v̂]`` (ν/(ν − 2) for iid data, the mean of an inverse χ²); what depth
+does to them (growth by π/(π − 1) per ReLU layer, Yang et al. 2019, arXiv:1902.08129) follows from ``C``.
 """
 
 from __future__ import annotations
@@ -46,10 +45,7 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
     y = c.scale(1 / math.sqrt(variance))
     if n < 2 and centred:
         return Flow(Moments.zeros(x.shape), lambda _: {x: Moments.zeros(x.shape)})
-    mu2 = 0.0 if centred else x.mean**2
-    spread = c.pairs() - mu2
-    rv = float(_partners(2 * spread**2 + 4 * mu2 * spread, c, dims).flat[-1]) / (n * variance**2)
-    inverse = 1 / (variance * max(1 - rv, 0.05))
+    inverse = _mean_inverse(x, dims, eps, centred=centred)
 
     def back(g: Moments) -> dict[Moments, Moments]:
         g0 = g.centre(dims) if centred else g
@@ -63,6 +59,29 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
         return {x: from_pairs(both.dims, 0.0, table)}
 
     return Flow(y, back)
+
+
+def _mean_inverse(x: Moments, dims: Sequence[int], eps: float, *, centred: bool) -> float:
+    """``E[1/v̂]`` of the normaliser v̂, which is what the squared gradient is divided by.
+
+    A component that takes n_A independent values over R adds ``v_A χ²_ν/(ν+1)``, ν = n_A − 1 (n_A without centring); the
+    components are independent, so ``E[1/v̂] = ∫₀^∞ e^{−εt} Π_A E[e^{−t v̂_A}] dt``. Iid entries give ν/(ν − 2); few positions with
+    a pattern that all samples share give much more.
+    """
+    inside = [a for d in dims for a in x.atoms(d)]
+    table = x.v.sum(tuple(a for a in range(x.v.ndim) if a not in inside))
+    sizes = [x.sizes()[a] for a in sorted(inside)]
+    scale = x.q if x.q > 0 else 1.0
+    t = np.logspace(-9, 9, 2000) / scale
+    log_laplace = -(eps + (0.0 if centred else x.mean**2)) * t
+    for index in np.ndindex(*table.shape):
+        variance = float(table[index])
+        cells = math.prod(n for n, bit in zip(sizes, index, strict=True) if bit)
+        dof = cells - 1 if centred else cells
+        if variance > 0 and dof > 0:
+            log_laplace = log_laplace - dof / 2 * np.log1p(2 * t * variance / cells)
+    values = np.exp(log_laplace)
+    return float(t[0] + np.trapezoid(values * t, np.log(t)))
 
 
 def _onto(x: Moments, like: Moments) -> Moments:
