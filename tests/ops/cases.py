@@ -50,6 +50,7 @@ x34 = law(8, 6, 32, mean=0.3, along0=0.2, along1=0.1, along2=0.15)
 image = law(4, 12, 8, 8, mean=0.4, along1=0.2, along01=0.3)
 bias = law(24, var=0.1)
 ids = known(np.random.default_rng(0).integers(0, 20, (8, 6)))
+labels = known(np.random.default_rng(1).integers(0, 20, 64))
 causal = known(np.tril(np.ones((16, 16), dtype=bool)))
 heads = law(4, 3, 16, 32)
 
@@ -152,6 +153,11 @@ CASES: list[Case] = [
         (law(16, 4, 48), law(16, 4, 48), law(16, 4, 48), 48, 3, law(144, 48, var=1 / 96), law(144, var=0.0), None, None,
          False, 0.0, law(48, 48, var=1 / 144), law(48, var=0.0)),
     ),
+    # losses
+    Case(F.log_softmax, (law(64, 20, var=2.0),), {"dim": -1}),
+    Case(F.cross_entropy, (law(64, 20), labels), {}, 0.15),
+    Case(F.nll_loss, (law(64, 20, mean=-3.0), labels), {}, 0.15),
+    Case(F.mse_loss, (law(64, 20, mean=1.0), law(64, 20)), {}, 0.15),
     # regularisers, embeddings, parametric activations
     Case(F.dropout, (x34, 0.3)),
     Case(F.dropout2d, (image, 0.3)),
