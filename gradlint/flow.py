@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -86,15 +87,24 @@ class _Run:
     how: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cones: dict[fx.Node, Cone] = field(default_factory=dict)
+    fixed: set[fx.Node] = field(default_factory=set)
     bypassed: dict[fx.Node, tuple[fx.Node, Moments]] = field(default_factory=dict)
-
-    # ---- forward ----------------------------------------------------------------------------------------------------
 
     def forward(self) -> None:
         self.cones = find_cones(self.traced.graph)
         for node in self.traced.graph.nodes:
             if node.op != "output":
-                self.values[node] = self._value(node)
+                self.values[node] = self._pinned(node, self._value(node))
+
+    def _pinned(self, node: fx.Node, value: Any) -> Any:
+        """A number made of weights alone is what it was when traced: a spectral norm, a learned scale."""
+        scalar = step(node).scalar
+        if node.op == "placeholder" or not all(n in self.fixed for n in node.all_input_nodes):
+            return value
+        self.fixed.add(node)
+        if scalar is None or node.op == "get_attr" or not isinstance(value, Moments):
+            return value
+        return replace(value, mean=scalar, v=np.zeros_like(value.v))
 
     def _value(self, node: fx.Node) -> Any:
         facts = step(node)
@@ -106,7 +116,7 @@ class _Run:
             return _constant(facts)
         source: Any = node.args[0] if node.args else None
         if node.target is operator.getitem and isinstance(self.values.get(source), tuple):
-            self.how[node.name] = self.how.get(source.name, "known")
+            self.how[node.name] = "known"
             index: Any = node.args[1]
             return self.values[source][index]
         if facts.shape is not None and not facts.floating:
@@ -224,8 +234,6 @@ class _Run:
     def _where(self, node: fx.Node, facts: Step) -> str:
         return str(facts.location) if facts.location else f"{facts.module or 'model'} ({node.name})"
 
-    # ---- backward ---------------------------------------------------------------------------------------------------
-
     def backward(self) -> None:
         nodes = {n.name: n for n in self.traced.graph.nodes}
         if self.traced.output not in nodes:
@@ -288,8 +296,6 @@ class _Run:
 
     def _send_parameter(self, name: str, grad: Moments) -> None:
         self.parameters[name] = self.parameters[name] + grad if name in self.parameters else grad
-
-    # ---- result -----------------------------------------------------------------------------------------------------
 
     def result(self) -> Flowed:
         backward = {n.name: g for n, g in self.grads.items() if isinstance(g, Moments)}

@@ -34,7 +34,21 @@ def linear(_: Call, input: Moments, weight: Moments, bias: Moments | None = None
     return affine(input, weight, bias)
 
 
-@transfer(torch.matmul, "matmul", operator.matmul, torch.mm, "mm", torch.bmm, "bmm", torch.mv, "mv", torch.dot, "dot")
+@transfer(
+    torch.matmul,
+    "matmul",
+    operator.matmul,
+    torch.mm,
+    "mm",
+    torch.bmm,
+    "bmm",
+    torch.mv,
+    "mv",
+    torch.dot,
+    "dot",
+    torch.vdot,
+    "vdot",
+)
 def matmul(_: Call, input: Moments, other: Moments) -> Flow:
     """Matrix product with batch broadcasting."""
     x, y = input, other

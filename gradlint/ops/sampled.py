@@ -99,10 +99,8 @@ def _run(
     def materialise(x: Any) -> Any:
         if isinstance(x, Moments):
             tensor = draw(x, generator)
-            if x.value is None:
-                tensor.requires_grad_(True)
-            elif tensor.is_floating_point():
-                tensor = tensor.double()
+            if tensor.is_floating_point():  # known values too: they may be a parameter's
+                tensor = tensor.double().requires_grad_(True)
             inputs.append((x, tensor))
             return tensor * 1 if tensor.requires_grad else tensor  # a non-leaf survives in-place ops
         if isinstance(x, (list, tuple)):

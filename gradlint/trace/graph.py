@@ -42,6 +42,7 @@ class Step:
         location: the user's line that made the call.
         grad: autograd would record this call (grad mode on, not detached).
         value: the real tensor of a constant, else None.
+        scalar: the number a floating-point tensor of one entry had in this run; means something where no input enters it.
         law: of a constant whose entries were drawn at random while tracing (a dropped path's mask), else None.
     """
 
@@ -52,6 +53,7 @@ class Step:
     grad: bool = True
     value: torch.Tensor | None = None
     law: Law | None = None
+    scalar: float | None = None
 
     @property
     def floating(self) -> bool:

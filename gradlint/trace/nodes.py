@@ -170,9 +170,11 @@ class Nodes:
         value: torch.Tensor | None = None,
         law: Law | None = None,
     ) -> None:
-        shape = dtype = None
+        shape = dtype = scalar = None
         if isinstance(result, torch.Tensor):
             shape, dtype = tuple(result.shape), str(result.dtype).removeprefix("torch.")
             if value is None and not (result.is_floating_point() or result.is_complex()):
                 value = result.detach().clone()
-        annotate(node, Step(shape, dtype, self.module, locate(), grad, value, law))
+            elif result.is_floating_point() and result.numel() == 1:
+                scalar = float(result.detach())
+        annotate(node, Step(shape, dtype, self.module, locate(), grad, value, law, scalar))
