@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from gradlint.errors import AnalysisError
-from gradlint.moments import Moments, total
+from gradlint.moments import Moments, meet, total
 from gradlint.ops import IDENTITY, Call, Flow, lookup
 from gradlint.ops.sampled import sampled
 from gradlint.recognise import Cone, Grid, find_cones, shared_width
@@ -289,7 +289,7 @@ class _Run:
         facts = step(target)
         if not facts.grad or not facts.floating or (target.op == "get_attr" and facts.value is not None):
             return
-        self.grads[target] = self.grads[target] + grad if target in self.grads else grad
+        self.grads[target] = meet(self.grads[target], grad) if target in self.grads else grad
         self.edges.append(Edge(node.name, target.name, energy, source))
         if target.op == "get_attr":
             self._send_parameter(str(target.target), grad)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -148,7 +148,7 @@ class Grid:
     def _times(self, g: Moments, slope: Array) -> Moments:
         if np.ptp(slope) <= 1e-12 * np.abs(slope).max():
             return g.scale(float(slope[0]))
-        return product(g, self._root.map(slope))
+        return replace(product(g, self._root.map(slope)), behind=((g, slope),))
 
     def _line(self, values: Array) -> tuple[float, float] | None:
         u = self._root.on_grid()

@@ -27,6 +27,8 @@ class Moments:
         value: the real values where they are known (a constant), else None.
         alive: for scores under a mask, which entries take part (a boolean array that broadcasts to the tensor).
         taken: of a gradient that is zero but at one index of an axis: pairs (axis, index).
+        behind: of a gradient that came through scalar functions of its tensor: for each the gradient behind it and its slope
+            on the tensor's grid. Such a gradient is not independent of the tensor.
     """
 
     dims: tuple[Atoms, ...]
@@ -35,6 +37,7 @@ class Moments:
     value: npt.NDArray[np.generic] | None = None
     alive: npt.NDArray[np.bool_] | None = None
     taken: tuple[tuple[int, int], ...] = ()
+    behind: tuple[tuple[Moments, Array], ...] = ()
 
     @staticmethod
     def iid(shape: Sequence[int], mean: float = 0.0, var: float = 1.0) -> Moments:

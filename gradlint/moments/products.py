@@ -11,7 +11,7 @@ import numpy as np
 from gradlint.moments.array import Moments, align, from_pairs
 from gradlint.moments.tables import Atoms, refine, take
 
-__all__ = ["concat", "einsum", "product", "total"]
+__all__ = ["concat", "einsum", "meet", "product", "total"]
 
 
 def product(*factors: Moments) -> Moments:
@@ -29,6 +29,12 @@ def total(parts: Sequence[Moments]) -> Moments:
     for part in parts[1:]:
         out = out + part
     return out
+
+
+def meet(first: Moments, second: Moments) -> Moments:
+    """Cotangents of two consumers add; both came through functions of the tensor, or what they came through is forgotten."""
+    behind = first.behind + second.behind if first.behind and second.behind else ()
+    return replace(first + second, behind=behind)
 
 
 def einsum(inputs: Sequence[str], output: str, *operands: Moments) -> Moments:

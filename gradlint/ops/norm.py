@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments, from_pairs, product, take
+from gradlint.moments import Array, Moments, from_pairs, product, take, total
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__ = ["normalise"]
@@ -101,12 +101,21 @@ def _affine(flow: Flow, weight: Moments | None, bias: Moments | None, shape: Seq
     def back(g: Moments) -> dict[Moments, Moments]:
         grads = dict(flow.back(g if gamma is None else product(g, gamma)))
         if weight is not None:
-            grads[weight] = product(g, y).sum(others, keepdim=True).reshape(weight.shape)
+            grads[weight] = _times_value(g, y, out, weight, bias).sum(others, keepdim=True).reshape(weight.shape)
         if bias is not None:
             grads[bias] = g.sum(others, keepdim=True).reshape(bias.shape)
         return grads
 
     return Flow(out, back)
+
+
+def _times_value(g: Moments, y: Moments, out: Moments, weight: Moments, bias: Moments | None) -> Moments:
+    """``g·y``: what the scale's gradient sums. An activation behind the norm makes g a function of y: ``G·φ'(u)·y(u)``."""
+    constant = weight.var == 0 and weight.mean != 0 and (bias is None or bias.var == 0)
+    if not g.behind or not constant:
+        return product(g, y)
+    values = (out.on_grid() - (0.0 if bias is None else bias.mean)) / weight.mean
+    return total([product(source, out.map(slope * values)) for source, slope in g.behind])
 
 
 @transfer(F.layer_norm, torch.layer_norm)
