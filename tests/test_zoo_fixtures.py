@@ -81,8 +81,8 @@ def test_model_runs_on_its_inputs(target):
     assert all(grad is not None and math.isfinite(grad) for grad in grads.values())
     largest = math.log2(max(grads.values()))
     assert (largest > 12.0) == (expected["verdict"] == "explodes")
-    last = next(reversed(grads.values()))
-    first = next(iter(grads.values()))
+    moved = [grad for grad in grads.values() if grad > 0]  # a second head is not on the path of the first output
+    first, last = moved[0], moved[-1]
     assert (math.log2(first / last) < -16.0) == (expected["verdict"] == "vanishes")
 
 
