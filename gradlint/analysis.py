@@ -85,8 +85,8 @@ class Analysis:
                 counts[how][op] = counts[how].get(op, 0) + 1
         return Coverage(known, counts["sampled"], counts["opaque"])
 
-    def to_target_report(self, name: str) -> TargetReport:
-        """The facts as the report carries them."""
+    def to_target_report(self, name: str, gain_log2: float | None = None) -> TargetReport:
+        """The facts as the report carries them, with the end-to-end gain that the paths give."""
         traced = self.flowed.traced
         return TargetReport(
             name,
@@ -94,6 +94,7 @@ class Analysis:
             tuple(str(spec) for spec in traced.inputs),
             traced.rung,
             self.coverage,
+            gain_log2,
             tuple(self.parameters.values()),
             tuple(self.modules.values()),
             self.nodes,

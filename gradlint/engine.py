@@ -62,10 +62,11 @@ def lint(model: Model, inputs: Inputs = None, **settings: Any) -> Report:
     rules = choose(load_rules(), chosen)
     name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__qualname__", repr(model))
     analysis = _predict(model, inputs, chosen)
-    findings, crashes = _judge(Context(analysis, name, chosen), rules)
+    context = Context(analysis, name, chosen)
+    findings, crashes = _judge(context, rules)
     if crashes:
         raise crashes[0]
-    return _report([analysis.to_target_report(name)], findings, [], chosen)
+    return _report([analysis.to_target_report(name, context.paths.log2)], findings, [], chosen)
 
 
 def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
@@ -87,8 +88,9 @@ def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
             name = _name(target, item)
             with _contained(name, failures):
                 analysis = _predict(model, None, settings, laws, item.file)
-                facts = analysis.to_target_report(name)
-                found, crashes = _judge(Context(analysis, name, settings), rules)
+                context = Context(analysis, name, settings)
+                facts = analysis.to_target_report(name, context.paths.log2)
+                found, crashes = _judge(context, rules)
                 reports.append(facts)
                 findings += found
                 failures += crashes

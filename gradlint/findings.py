@@ -181,13 +181,19 @@ class Coverage:
 
 @dataclass(frozen=True)
 class TargetReport:
-    """All that is reported about one model."""
+    """All that is reported about one model.
+
+    Args:
+        rung: how it was traced.
+        gain_log2: gradient norm at the input over that at the output, in bits; None when no gradient gets there.
+    """
 
     name: str
     location: Location | None
     inputs: tuple[str, ...]
     rung: str
     coverage: Coverage
+    gain_log2: float | None = None
     parameters: tuple[ParameterFacts, ...] = ()
     modules: tuple[ModuleFacts, ...] = ()
     nodes: tuple[NodeFacts, ...] = ()
@@ -200,6 +206,7 @@ class TargetReport:
             "location": _place(self.location),
             "inputs": list(self.inputs),
             "rung": self.rung,
+            "gain_log2": significant(self.gain_log2),
             "coverage": self.coverage.to_dict(),
             "assumptions": list(self.assumptions),
             "parameters": [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from rich.console import Console
 from rich.text import Text
 
-from gradlint.findings import Confidence, Factor, Finding, Location, Report, Severity, TargetReport
+from gradlint.findings import Confidence, Factor, Finding, Location, Report, Severity
 from gradlint.report.frame import frame
 from gradlint.report.view import View, relative, relative_line
 
@@ -115,23 +114,11 @@ def _models(report: Report, view: View) -> Iterator[Text]:
         return
     for target in report.targets:
         inputs = ", ".join(target.inputs) or "no inputs"
-        gain = end_to_end(target)
+        gain = target.gain_log2
         found = "" if gain is None else f"; gradient {_times(gain)} from the output to the input"
         yield from _wrapped(f"{_name(target.name, view)}: {inputs}{found}", "  ", view, (_name(target.name, view), "bold"))
         for assumption in target.assumptions if view.verbose else ():
             yield from _wrapped(f"  = assumed: {assumption}", "    ", view, ("assumed:", "bold"))
-
-
-def end_to_end(target: TargetReport) -> float | None:
-    """Bits of gradient norm from the output to the floating-point inputs; None when no gradient arrives there."""
-    named = {text.partition(":")[0] for text in target.inputs}
-    reached = [node for node in target.nodes if node.grad_rms]
-    entries = [node for node in reached if node.op == node.name and node.name in named]
-    if not entries:
-        return None
-    energies = [(node.grad_rms or 0.0) ** 2 * math.prod(node.shape) for node in (*entries, reached[-1])]
-    total = sum(energies[:-1])
-    return 0.5 * math.log2(total / energies[-1]) if 0.0 < total < math.inf and 0.0 < energies[-1] < math.inf else None
 
 
 def _summary(report: Report) -> Text:

@@ -60,6 +60,7 @@ TARGET = TargetReport(
     inputs=("x: float32[2, 8]",),
     rung="real",
     coverage=Coverage(212),
+    gain_log2=1.0,
     parameters=(ParameterFacts("blocks.0.weight", (8, 8), "normal_(std=0.115)", 0.115, math.inf),),
     modules=(ModuleFacts("blocks.0", "Linear", INIT, 1.0, 0.123456789),),
     nodes=(
