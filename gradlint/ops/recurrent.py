@@ -1,9 +1,9 @@
 """``nn.RNN``, ``nn.LSTM`` and ``nn.GRU``: one step's law, unrolled over time.
 
 Successive steps are treated as if their weights were fresh, which is right to leading order for a vanilla RNN (Pascanu et al.
-2013; Chen, Pennington & Schoenholz 2018, arXiv:1806.05394). A gated cell adds a diagonal path, and there the reused weight
-makes the growth coherent (``a + g`` per step, not ``√(a² + g²)``): its far past is underestimated, its parameters' gradients,
-which the last steps dominate, are not.
+2013; Chen, Pennington & Schoenholz 2018, arXiv:1806.05394). A gated cell adds a diagonal path. Along it the gradients of
+successive steps have a share in common, which the sum over the steps in a parameter's gradient feels; and there the reused weight
+makes the growth coherent (``a + g`` per step, not ``√(a² + g²)``), so the gradient of the far past is underestimated.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ def _complement(tape: Tape, x: Moments) -> Moments:
     return tape(Flow(x.scale(-1).shift(1.0), lambda g: {x: g.scale(-1)}))
 
 
+_CARRIED: dict[int, tuple[int, dict[int, int]]] = {4: (1, {1: 2, 2: 1}), 3: (1, {1: 2, 2: 1})}
+"""By number of gates: the gate that carries the state, and for each gate that the state's gradient drives how many persistent
+factors its gradient has (LSTM: forget gate, times the old cell; candidate. GRU: update gate, times the old state; candidate)."""
+
+
 class _Weights:
     """The parameters of one direction of one layer, cut into gates; collects their gradients over the steps."""
 
@@ -49,19 +54,47 @@ class _Weights:
             raise NotImplementedError("an LSTM with projections")
         self.rows = {name: [_gate_rows(x, gate, gates) for gate in range(gates)] for name, x in self.whole.items()}
         self.suffix = suffix
+        self.driven: dict[tuple[str, int], list[tuple[Moments, Moments]]] = {}
 
     def drive(self, tape: Tape, side: str, x: Moments, gate: int) -> Moments:
         """``W x + b`` of one gate from one side."""
         bias = self.rows.get(f"bias_{side}{self.suffix}")
-        return tape(affine(x, self.rows[f"weight_{side}{self.suffix}"][gate], None if bias is None else bias[gate]))
+        out = tape(affine(x, self.rows[f"weight_{side}{self.suffix}"][gate], None if bias is None else bias[gate]))
+        self.driven.setdefault((side, gate), []).append((out, x))
+        return out
 
     def gradients(self, grads: dict[Moments, Moments]) -> dict[Moments, Moments]:
-        """Gate gradients put together per parameter."""
+        """Gate gradients put together per parameter, with what successive steps have in common."""
         out = {}
         for name, whole in self.whole.items():
             parts = [grads[row] if row in grads else Moments.zeros(row.shape) for row in self.rows[name]]
-            out[whole] = concat(parts, 0)
+            shared = [self._shared(name, gate, grads) for gate in range(self.gates)]
+            out[whole] = concat([p + Moments.iid(p.shape, 0.0, s) for p, s in zip(parts, shared, strict=True)], 0)
         return out
+
+    def _shared(self, name: str, gate: int, grads: dict[Moments, Moments]) -> float:
+        """Cross terms ``2 Σ_{t<t'} E[δ_t δ_t']`` of a parameter's gradient over the steps.
+
+        The state's gradient keeps the share a per step (a: mean of the gate that carries the state), so a gate that it drives
+        through factors of non-zero mean sees ``E[δ_t δ_t'] = a^{p(t'−t)} E[δ_t'²]``; p counts the persistent factors.
+        """
+        carrier, persistence = _CARRIED.get(self.gates, (0, {}))
+        side = "ih" if "_ih" in name else "hh"
+        if gate not in persistence or (name.startswith("weight") and side == "ih"):
+            return 0.0
+        keeps = self._mean_gate(carrier)
+        weighted = name.startswith("weight")
+        decay = keeps ** (persistence[gate] + weighted)
+        total_, ahead = 0.0, 0.0
+        for drive, x in reversed(self.driven[side, gate]):  # ahead = Σ_{t' > t} decay^{t'−t} E[δ_t'²]
+            total_ += 2 * ahead * decay
+            q = grads[drive].q * (x.q if weighted else 1.0) if drive in grads else 0.0
+            ahead = ahead * decay + q
+        return total_ * self.driven[side, gate][0][0].shape[0]
+
+    def _mean_gate(self, gate: int) -> float:
+        u = self.driven["ih", gate][-1][0] + self.driven["hh", gate][-1][0]
+        return u.map(_sigmoid(u.on_grid())).mean
 
 
 def _gate_rows(x: Moments, gate: int, gates: int) -> Moments:

@@ -113,8 +113,7 @@ def test_recurrent_modules_agree_with_autograd(kind: Any, readout: str) -> None:
         g = replace(Moments.iid((16, 1, 64)).pad(1, 12), taken=((1, -1),))
     grads = flow.back((g, None))
     for name, x in [("x", source), *laws.items()]:
-        # a gate's diagonal path makes the past coherent, which the step-by-step law does not see
-        limit = 0.1 if kind is nn.RNN else 0.8
+        limit = 0.1 if kind is nn.RNN else 0.25
         assert abs(_bits(grads[x].rms, math.sqrt(measured[name]))) < limit, (name, grads[x].rms, math.sqrt(measured[name]))
 
 
