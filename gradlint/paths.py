@@ -111,6 +111,8 @@ def find_paths(analysis: Analysis) -> Paths:
         return Paths(None, (), gains, loops)
     energy[_ENTRY] = sum(energy[name] for name in entries)
     spine = [n for n in _spine(graph, source) if energy.get(n, 0.0) > 0]
+    if len(entries) == 1:  # the input itself is the end of the spine
+        spine.remove(_ENTRY)
     reused = {name for loop in loops for name in loop.nodes}
     segments = tuple(_segment(graph, nodes, energy, start, end, reused) for start, end in pairwise(spine))
     total = 0.5 * math.log2(energy[_ENTRY] / energy[source])
