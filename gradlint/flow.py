@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import fx
 
 from gradlint.errors import AnalysisError
-from gradlint.moments import Moments, meet, total
+from gradlint.moments import Moments, energy, meet, total
 from gradlint.ops import IDENTITY, Call, Flow, lookup
 from gradlint.ops.sampled import sampled
 from gradlint.recognise import Cone, Grid, find_cones, shared_width
@@ -120,8 +119,8 @@ class _Run:
             index: Any = node.args[1]
             return self.values[source][index]
         if facts.shape is not None and not facts.floating:
-            self.how[node.name] = "known"
-            return _constant(facts)
+            self.how[node.name] = "known" if facts.value is not None else "opaque"
+            return _constant(facts) if facts.value is not None else None  # a complex tensor: nothing is known of it
         if node in self.cones:
             return self._cone_value(node)
         return self._call(node, facts)
@@ -277,20 +276,20 @@ class _Run:
         waiting = self.grads.get(call) or (None,) * width
         members = list(waiting)
         position = operator.index(index) % width
-        members[position] = g if members[position] is None else members[position] + g
+        members[position] = meet(members[position], g)
         self.grads[call] = tuple(members)
 
     def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, g: Any) -> None:
-        energy, source = _energy(grad), _energy(g)
+        arrived, source = energy(grad), energy(g)
         if isinstance(target, str):
             self._send_parameter(target, grad)
-            self.edges.append(Edge(node.name, target, energy, source))
+            self.edges.append(Edge(node.name, target, arrived, source))
             return
         facts = step(target)
         if not facts.grad or not facts.floating or (target.op == "get_attr" and facts.value is not None):
             return
-        self.grads[target] = meet(self.grads[target], grad) if target in self.grads else grad
-        self.edges.append(Edge(node.name, target.name, energy, source))
+        self.grads[target] = meet(self.grads.get(target), grad)
+        self.edges.append(Edge(node.name, target.name, arrived, source))
         if target.op == "get_attr":
             self._send_parameter(str(target.target), grad)
 
@@ -342,8 +341,3 @@ def _callable(node: fx.Node) -> Any:
 
 def _name(node: fx.Node) -> str:
     return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
-def _energy(g: Any) -> float:
-    members = g if isinstance(g, tuple) else (g,)
-    return float(sum(m.q * torch.Size(m.shape).numel() for m in members if m is not None))

@@ -74,7 +74,7 @@ class Paths:
     """Gains of one analysis.
 
     Args:
-        log2: end-to-end gain from the output to the input, in bits; None when nothing leads there.
+        log2: end-to-end gain from the output to the input of the first layer, in bits; None when nothing leads there.
         segments: of the spine, from the output to the input; their bits sum to ``log2``.
         gains: node name to the bits of its gradient's norm over the output's.
         loops: weights used at successive steps.
@@ -115,8 +115,8 @@ def find_paths(analysis: Analysis) -> Paths:
         spine.remove(_ENTRY)
     reused = {name for loop in loops for name in loop.nodes}
     segments = tuple(_segment(graph, nodes, energy, start, end, reused) for start, end in pairwise(spine))
-    total = 0.5 * math.log2(energy[_ENTRY] / energy[source])
-    return Paths(total, _with_norms(segments), gains, loops)
+    segments = _to_first_layer(segments)
+    return Paths(sum(s.log2 for s in segments), _with_norms(segments), gains, loops)
 
 
 def _energy(g: Moments) -> float:
@@ -233,6 +233,12 @@ def _weight(nodes: Mapping[str, fx.Node], ops: Iterable[str]) -> str | None:
             if n.op == "get_attr" and facts.value is None and len(facts.shape or ()) > 1:
                 return str(n.target)
     return None
+
+
+def _to_first_layer(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """Leave out what is done to the input before the first layer (``x / 255``): no weight hears of it."""
+    last = max((i for i, s in enumerate(segments) if s.parameter or s.cause not in ("other", "activation")), default=-1)
+    return segments[: last + 1]
 
 
 def _with_norms(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:

@@ -25,8 +25,21 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 """
 
 from gradlint.moments.array import Moments, from_pairs
-from gradlint.moments.products import concat, einsum, meet, product, total
+from gradlint.moments.products import concat, einsum, energy, meet, product, total
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import MAX_ATOMS, Array, take
 
-__all__ = ["GRID", "MAX_ATOMS", "Array", "Moments", "concat", "einsum", "from_pairs", "meet", "product", "take", "total"]
+__all__ = [
+    "GRID",
+    "MAX_ATOMS",
+    "Array",
+    "Moments",
+    "concat",
+    "einsum",
+    "energy",
+    "from_pairs",
+    "meet",
+    "product",
+    "take",
+    "total",
+]

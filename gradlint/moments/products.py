@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from gradlint.moments.array import Moments, align, from_pairs
 from gradlint.moments.tables import Atoms, refine, take
 
-__all__ = ["concat", "einsum", "meet", "product", "total"]
+__all__ = ["concat", "einsum", "energy", "meet", "product", "total"]
 
 
 def product(*factors: Moments) -> Moments:
@@ -31,10 +32,25 @@ def total(parts: Sequence[Moments]) -> Moments:
     return out
 
 
-def meet(first: Moments, second: Moments) -> Moments:
-    """Cotangents of two consumers add; both came through functions of the tensor, or what they came through is forgotten."""
-    behind = first.behind + second.behind if first.behind and second.behind else ()
-    return replace(first + second, behind=behind)
+def meet(waiting: Any, g: Any) -> Any:
+    """Cotangents of two consumers add (nests of them member by member; None is zero).
+
+    What they came ``behind`` is kept when both came through functions of the tensor, else forgotten.
+    """
+    if waiting is None or g is None:
+        return g if waiting is None else waiting
+    if isinstance(g, tuple):
+        return tuple(meet(a, b) for a, b in zip(waiting, g, strict=True))
+    return replace(waiting + g, behind=waiting.behind + g.behind if waiting.behind and g.behind else ())
+
+
+def energy(g: Any) -> float:
+    """Sum of squares over the entries of a gradient, or of a nest of them."""
+    if g is None:
+        return 0.0
+    if isinstance(g, tuple):
+        return sum(energy(member) for member in g)
+    return float(g.q * math.prod(g.shape))
 
 
 def einsum(inputs: Sequence[str], output: str, *operands: Moments) -> Moments:

@@ -253,6 +253,8 @@ def rnn(call: Call, input: Moments, hx: Moments | None = None) -> Flow:
 @transfer(nn.LSTM)
 def lstm(call: Call, input: Moments, hx: Any = None) -> Flow:
     """Hochreiter & Schmidhuber 1997, PyTorch's gate order i, f, g, o."""
+    if isinstance(hx, Moments):  # one tensor that holds both states
+        hx = (hx.resize(0, 1).reshape(hx.shape[1:]), hx.resize(0, 1).reshape(hx.shape[1:]))
     return _recurrent(call, input, (None, None) if hx is None else tuple(hx), 4, _lstm_step)
 
 

@@ -16,7 +16,7 @@ from gradlint.trace.graph import InputSpec
 __all__ = ["candidates", "examples", "vocabulary"]
 
 _LENGTH = 16
-_SIDES = (32, 64, 224, 28, 96, 128, 16, 256)
+_SIDES = (32, 64, 224, 28, 84, 96, 128, 16, 256)
 _SIDE_NAMES = ("image_size", "img_size", "input_size", "resolution", "input_resolution", "image_resolution")
 _LENGTH_NAMES = ("seq_len", "seq_length", "sequence_length", "block_size", "context_length", "max_len", "max_seq_len")
 _VOCABULARY_NAMES = ("vocab_size", "n_vocab", "num_tokens", "ntoken", "ntokens", "num_embeddings")

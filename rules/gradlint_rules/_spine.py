@@ -44,7 +44,7 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
         context,
         location,
         f"the gradient is {verb} {times(total)} from the loss to the input: {times(per_layer)} "
-        + (f"by each of the {count} {_WHAT[group[0].cause]}" if count > 1 else f"by the {_WHAT[group[0].cause]} here"),
+        + (f"by each of the {count} {_WHAT[group[0].cause]}" if count > 1 else f"by the {_WHAT[group[0].cause]}"),
         severity=Severity.ERROR if sign * total >= sign * limits[1] else Severity.WARNING,
         module=group[0].module,
         evidence={
