@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx
 
 from gradlint.errors import AnalysisError
@@ -68,8 +69,9 @@ def propagate(traced: Traced) -> Flowed:
         AnalysisError: the graph refers to something unknown, a bug in gradlint.
     """
     run = _Run(traced)
-    run.forward()
-    run.backward()
+    with torch.enable_grad():  # slopes are differentiated, whatever mode the caller is in
+        run.forward()
+        run.backward()
     return run.result()
 
 
@@ -327,9 +329,7 @@ def _constant(facts: Step) -> Moments:
     value = facts.value
     if value is None:
         raise AnalysisError("a constant without a value")
-    if not value.is_floating_point():
-        return replace(Moments.zeros(value.shape), value=value.detach().cpu().numpy())
-    return Moments.of_array(value.detach().cpu().double().numpy())
+    return Moments.of_array((value.detach().double() if value.is_floating_point() else value.detach()).cpu().numpy())
 
 
 def _callable(node: fx.Node) -> Any:

@@ -116,6 +116,8 @@ def find_paths(analysis: Analysis) -> Paths:
     reused = {name for loop in loops for name in loop.nodes}
     segments = tuple(_segment(graph, nodes, energy, start, end, reused) for start, end in pairwise(spine))
     segments = _to_first_layer(segments)
+    if not segments:
+        return Paths(None, (), gains, loops)
     return Paths(sum(s.log2 for s in segments), _with_norms(segments), gains, loops)
 
 

@@ -221,12 +221,14 @@ def test_adding_then_anything_linear_is_anything_linear_then_adding(both: tuple[
         lambda m: m.scale(-2.0),
         lambda m: m.permute(range(len(m.dims))[::-1]),
         lambda m: m.reshape([math.prod(m.shape)]),
-        lambda m: m.pad(0, m.shape[0] + 2),
         lambda m: m.resize(0, 2),
         lambda m: m.expand((3, *m.shape)),
     ]
     for f in linear:
         assert same(f(x + y), f(x) + f(y))
+    # two paddings lie in the same place: arrays that are both off zero are no longer independent there
+    x = x.shift(-x.mean)
+    assert same((x + y).pad(0, 8), x.pad(0, 8) + y.pad(0, 8))
 
 
 @quick

@@ -147,7 +147,11 @@ class Moments:
                     v = merge(v, at, queue[at], queue[at + 1])
                     queue[at : at + 2] = [queue[at] * queue[at + 1]]
             dims.append(tuple(dim))
-        return Moments(tuple(dims), self.mean, v, None if self.value is None else self.value.reshape(shape)).capped()
+        if at < len(queue):
+            raise ValueError(f"cannot reshape {self.shape} to {tuple(shape)}")
+        value = None if self.value is None else self.value.reshape(shape)
+        alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).reshape(shape)
+        return Moments(tuple(dims), self.mean, v, value, alive).capped()
 
     def permute(self, order: Sequence[int]) -> Moments:
         """Axes in a new order."""
@@ -250,7 +254,8 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         """Sum of two independent tensors, with broadcasting."""
         x, y = align(self, other)
-        return Moments(x.dims, x.mean + y.mean, x.v + y.v)
+        masks = [m.alive for m in (self, other) if m.alive is not None]
+        return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=np.logical_and(masks[0], masks[-1]) if masks else None)
 
     def fold(self, shape: Sequence[int]) -> Moments:
         """Sum down to ``shape``: the adjoint of broadcasting."""
@@ -290,10 +295,7 @@ class Moments:
     def capped(self) -> Moments:
         """At most :data:`MAX_ATOMS` atoms: the last crowded axis is averaged first."""
         x = self
-        while x.v.ndim > MAX_ATOMS:
-            crowded = [d for d in range(len(x.dims)) if len(x.dims[d]) > 1]
-            if not crowded:
-                return x
+        while x.v.ndim > MAX_ATOMS and (crowded := [d for d, dim in enumerate(x.dims) if len(dim) > 1]):
             x = x.whole(crowded[-1])
         return x
 

@@ -24,8 +24,8 @@ acos atan asinh acosh atanh erf erfc erfinv clamp clip clamp_min clamp_max recip
 nan_to_num expit pow float_power
 """
 for _name in _POINTWISE.split():
-    pointwise(_name, _name, *(getattr(home, _name) for home in (F, torch, torch.special) if hasattr(home, _name)))
-pointwise("pow", operator.pow)
+    pointwise(_name, _name, *(getattr(home, _name) for home in (F, torch, torch.special, torch.Tensor) if hasattr(home, _name)))
+pointwise("pow", operator.pow, torch.Tensor.__pow__)  # ``x ** 3`` is a function of its own
 pointwise("abs", operator.abs)
 
 _CASTS = "float double half bfloat16 to type type_as contiguous clone cpu cuda alias"
