@@ -127,3 +127,20 @@ def test_a_hand_written_loop_is_found_and_a_stack_is_not_one() -> None:
     assert loop.parameter == "rec.weight"
     assert loop.steps >= 11  # the first step multiplies a zero state
     assert find_paths(gradlint.analyze(Residual, ["8,64"])).loops == ()
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = nn.Linear(32, 32)
+        self.rnn = nn.GRU(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.rnn(x.unsqueeze(0), torch.tanh(self.start(x)).unsqueeze(0))[0]
+        return out
+
+
+def test_the_initial_state_of_a_recurrent_layer_gets_its_gradient() -> None:
+    # one step, update gate near 1/2: the start state is passed on by about a half
+    facts = gradlint.analyze(Decoder, ["2,32"])
+    assert 0.4 < facts.parameters["start.weight"].grad_rms < 0.8

@@ -92,7 +92,7 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
             raise NotImplementedError("a gradient with finer axes than the scores")
         k = both.pairs()
         varying = k[..., 1] - k[..., 0]
-        energy = varying * np.where(np.indices(rows.shape).all(0) if rows.ndim else True, w, rows) / length
+        energy = varying * np.where(np.indices(rows.shape).all(0) if rows.ndim else True, w, np.minimum(rows, w)) / length
         return {x: from_pairs(both.dims, 0.0, np.stack([-energy / (length - 1), energy], -1)).permute(inverse)}
 
     return Flow(out.permute(inverse), back)

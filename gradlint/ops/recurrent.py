@@ -135,12 +135,12 @@ def _gru_step(tape: Tape, w: _Weights, x: Moments, state: tuple[Moments, ...]) -
     return (tape(plus(tape(multiply(_complement(tape, z), n)), tape(multiply(z, h)))),)
 
 
-def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: int, step: _Step) -> Flow:
+def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: int, step: _Step) -> Flow:  # noqa: PLR0915 (both directions in one body)
     """All layers and directions; the input is (time, batch, features) here."""
     options, given = call.options, dict(call.parameters)
     steps, batch, _ = x.shape
     hidden, directions = options["hidden_size"], 2 if options["bidirectional"] else 1
-    passes: list[tuple[Tape, _Weights, list[Moments], list[tuple[Moments, ...]]]] = []
+    passes: list[tuple[Tape, _Weights, list[Moments], list[tuple[Moments, ...]], tuple[Moments, ...]]] = []
     layer_input, finals = x, []
     masks: dict[int, Moments] = {}
     for layer in range(options["num_layers"]):
@@ -152,13 +152,13 @@ def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: 
             state = tuple(
                 Moments.zeros((batch, hidden)) if s is None else s.resize(0, 1).reshape((batch, hidden)) for s in initial
             )
-            inputs, states = [], []
+            inputs, states, starts = [], [], state
             for _t in range(steps):
                 moment = Moments(entry.dims, entry.mean, entry.v)
                 state = step(tape, weights, moment, state)
                 inputs.append(moment)
                 states.append(state)
-            passes.append((tape, weights, inputs, states))
+            passes.append((tape, weights, inputs, states, starts))
             outs.append(concat([s[0].reshape((1, batch, hidden)) for s in states], 0))
             finals.append(states[-1])
         layer_input = outs[0] if directions == 1 else concat(outs, 2)
@@ -170,11 +170,12 @@ def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: 
     def back(g: tuple[Any, ...]) -> dict[Moments, Moments]:
         out_grad, final_grads = g[0], g[1:]
         grads: dict[Moments, Moments] = {}
+        begun: dict[int, list[Moments]] = {}
         for layer in reversed(range(options["num_layers"])):
             below: list[Moments] = []
             for direction in range(directions):
                 index = layer * directions + direction
-                tape, weights, inputs, states = passes[index]
+                tape, weights, inputs, states, starts = passes[index]
                 seeds: dict[Moments, Moments] = {}
                 for t in range(steps):
                     part = _at_step(out_grad, steps - 1 - t if direction else t, steps, hidden)
@@ -187,6 +188,7 @@ def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: 
                         seeds[last] = seeds[last] + own if last in seeds else own
                 found = tape.back(seeds)
                 grads.update(weights.gradients(found))
+                begun[index] = [found.get(m, Moments.zeros(m.shape)) for m in starts]
                 each = [found.get(m, Moments.zeros(m.shape)) for m in inputs]
                 each = each[::-1] if direction else each
                 below.append(concat([e.reshape((1, *e.shape)) for e in each], 0))
@@ -194,6 +196,9 @@ def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: 
             if layer - 1 in masks:
                 out_grad = product(out_grad, masks[layer - 1])
         grads[x] = out_grad
+        for i, s in enumerate(initial):
+            if s is not None:
+                grads[s] = concat([begun[p][i].reshape((1, batch, hidden)) for p in range(len(passes))], 0)
         return grads
 
     return Flow((layer_input, *state_outs), back)
