@@ -173,6 +173,9 @@ class Context:
 
     def worst_group(self, segments: Iterable[Segment], sign: int) -> list[Segment]:
         """Segments that share a source line and push most in one direction."""
+        segments = list(segments)
+        if any(s.cause == "weights" for s in segments):  # what an ordinary activation takes, its weights should give back
+            segments = [s for s in segments if s.cause != "activation" or s.log2 <= LIMITS["activation"].warning]
         groups: dict[Location | None, list[Segment]] = {}
         for s in segments:
             groups.setdefault(self.blamed(s), []).append(s)
