@@ -13,9 +13,9 @@ from torch import fx
 
 from gradlint.errors import AnalysisError
 from gradlint.moments import Moments, energy, meet, total
-from gradlint.ops import IDENTITY, Call, Flow, lookup
+from gradlint.ops import IDENTITY, Call, Flow, by_parts, lookup
 from gradlint.ops.sampled import sampled
-from gradlint.recognise import Cone, Grid, find_cones, shared_width
+from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
 from gradlint.trace.graph import Step, Traced, step
 
 __all__ = ["Edge", "Flowed", "propagate"]
@@ -134,7 +134,7 @@ class _Run:
             self.how[node.name] = "opaque"
             return None
         if cone.root not in self.grids:
-            self.grids[cone.root] = Grid(cone, root)
+            self.grids[cone.root] = grid_of(cone, root)
         self.how[node.name] = "known"
         return self.grids[cone.root].moments(node)
 
@@ -200,6 +200,7 @@ class _Run:
             try:
                 flow = op.function(call, *args, **kwargs)
                 _check_shape(flow, call)
+                flow = by_parts(op.apart, op.function, call, args, kwargs, flow)
             except NotImplementedError as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001  (a formula that breaks must not hide the rest; it is reported)

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import fx
 
-from gradlint.moments import Array, Moments, product
+from gradlint.moments import Array, Moments, Parts, cut, join, product
 from gradlint.ops.registry import IDENTITY, POINTWISE
 from gradlint.trace.graph import step
 
-__all__ = ["Cone", "Grid", "find_cones", "shared_width"]
+__all__ = ["Cone", "Grid", "find_cones", "grid_of", "shared_width"]
 
 _ARITHMETIC = {
     "add": torch.add,
@@ -158,6 +158,29 @@ class Grid:
         offset = values[0] - slope * u[0]
         fits = np.abs(values - slope * u - offset).max() <= 1e-9 * np.abs(values).max()
         return (float(slope), float(offset)) if fits else None
+
+
+class _GridByParts(Grid):
+    """One grid per part of the root's axis, beside that of the pooled law."""
+
+    def __init__(self, cone: Cone, root: Moments, parts: Parts) -> None:
+        super().__init__(cone, root)
+        self._axis, self._sizes = parts.axis, parts.sizes
+        self._grids = [Grid(cone, law) for law in parts.laws]
+
+    def moments(self, node: fx.Node) -> Moments:
+        return join([grid.moments(node) for grid in self._grids], self._axis, super().moments(node))
+
+    def gradient(self, tail: fx.Node, g: Moments, wanted: list[fx.Node]) -> dict[fx.Node, Moments]:
+        guides = super().gradient(tail, g, wanted)
+        cuts = cut(g, self._axis, self._sizes)
+        found = [grid.gradient(tail, mine, wanted) for grid, mine in zip(self._grids, cuts, strict=True)]
+        return {node: join([f[node] for f in found], self._axis, guide) for node, guide in guides.items()}
+
+
+def grid_of(cone: Cone, root: Moments) -> Grid:
+    """The cone evaluated on the law of its root, on each part's where it has parts."""
+    return Grid(cone, root) if root.parts is None else _GridByParts(cone, root, root.parts)
 
 
 def _finite(values: Array) -> Array:

@@ -17,6 +17,9 @@ The same object describes activations and gradients. Four primitives make everyt
 * **sum** over an axis of size n: a component that varies along it grows by n, one that is constant by n²;
 * **map** by a scalar function: ``K'[S] = Σ_k a_k² ρ[S]^k``, a_k the Hermite coefficients of φ(m + σz).
 
+Where entries along an axis are exchangeable only within stretches of it, the law of each is kept beside the pooled one
+(:class:`Parts`).
+
 An axis of a tensor is kept as a tuple of *atoms* whose sizes multiply to its size, so that ``view(B*T, C)`` followed by
 ``view(B, T, C)`` forgets nothing; axes of size 1 have no atoms and carry nothing.
 
@@ -24,21 +27,30 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 (Daniely, Frostig & Singer 2016, §4, arXiv:1602.05897); mean-field propagation (Poole et al. 2016, arXiv:1606.05340).
 """
 
-from gradlint.moments.array import Moments, from_pairs
-from gradlint.moments.products import concat, einsum, energy, meet, product, total
+from gradlint.moments.array import Moments, Parts, from_pairs
+from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, cut, embed, join, piece
+from gradlint.moments.products import einsum, energy, meet, product, total
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import MAX_ATOMS, Array, take
 
 __all__ = [
     "GRID",
     "MAX_ATOMS",
+    "MAX_PARTS",
     "Array",
     "Moments",
+    "Parts",
+    "alike",
+    "boundaries",
     "concat",
+    "cut",
     "einsum",
+    "embed",
     "energy",
     "from_pairs",
+    "join",
     "meet",
+    "piece",
     "product",
     "take",
     "total",

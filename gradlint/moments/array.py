@@ -12,7 +12,20 @@ import numpy.typing as npt
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import MAX_ATOMS, Array, Atoms, differences, merge, pair_averages, refine, split, sum_subsets, take
 
-__all__ = ["Moments", "align", "from_pairs"]
+__all__ = ["Moments", "Parts", "align", "from_pairs"]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The laws of consecutive stretches of one axis; none has parts of its own."""
+
+    axis: int
+    laws: tuple[Moments, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of the stretches."""
+        return tuple(law.shape[self.axis] for law in self.laws)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +39,7 @@ class Moments:
             index 1 and is constant along those with index 0. May be negative for centred arrays of finite size.
         value: the real values where they are known (a constant), else None.
         alive: for scores under a mask, which entries take part (a boolean array that broadcasts to the tensor).
-        taken: of a gradient that is zero but at one index of an axis: pairs (axis, index).
+        parts: the laws of stretches of one axis that are not exchangeable with one another (``gradlint.moments.parts``).
         behind: of a gradient that came through scalar functions of its tensor: for each the gradient behind it and its slope
             on the tensor's grid. Such a gradient is not independent of the tensor.
     """
@@ -36,7 +49,7 @@ class Moments:
     v: Array
     value: npt.NDArray[np.generic] | None = None
     alive: npt.NDArray[np.bool_] | None = None
-    taken: tuple[tuple[int, int], ...] = ()
+    parts: Parts | None = None
     behind: tuple[tuple[Moments, Array], ...] = ()
 
     @staticmethod
@@ -159,8 +172,8 @@ class Moments:
         axes = [a for d in order for a in self.atoms(d)]
         value = None if self.value is None else self.value.transpose(order)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).transpose(order)
-        taken = tuple((order.index(axis), index) for axis, index in self.taken)
-        return Moments(tuple(self.dims[d] for d in order), self.mean, self.v.transpose(axes), value, alive, taken)
+        parts = self.parts and Parts(order.index(self.parts.axis), tuple(law.permute(order) for law in self.parts.laws))
+        return Moments(tuple(self.dims[d] for d in order), self.mean, self.v.transpose(axes), value, alive, parts)
 
     def transpose(self, first: int, second: int) -> Moments:
         """Two axes swapped."""
@@ -244,7 +257,8 @@ class Moments:
     def scale(self, factor: float) -> Moments:
         """Times a number."""
         value = None if self.value is None else np.asarray(self.value, dtype=np.float64) * factor
-        return Moments(self.dims, self.mean * factor, self.v * factor**2, value, self.alive)
+        parts = self.parts and Parts(self.parts.axis, tuple(law.scale(factor) for law in self.parts.laws))
+        return Moments(self.dims, self.mean * factor, self.v * factor**2, value, self.alive, parts)
 
     def shift(self, offset: float) -> Moments:
         """Plus a number."""

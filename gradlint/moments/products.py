@@ -1,4 +1,4 @@
-"""Operations on several independent arrays: product, contraction, concatenation."""
+"""Operations on several independent arrays: product, sum, contraction."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from gradlint.moments.array import Moments, align, from_pairs
-from gradlint.moments.tables import Atoms, refine, take
+from gradlint.moments.parts import MAX_PARTS, boundaries, cut, join
+from gradlint.moments.tables import Atoms, refine
 
-__all__ = ["concat", "einsum", "energy", "meet", "product", "total"]
+__all__ = ["einsum", "energy", "meet", "product", "total"]
 
 
 def product(*factors: Moments) -> Moments:
@@ -41,7 +42,20 @@ def meet(waiting: Any, g: Any) -> Any:
         return g if waiting is None else waiting
     if isinstance(g, tuple):
         return tuple(meet(a, b) for a, b in zip(waiting, g, strict=True))
-    return replace(waiting + g, behind=waiting.behind + g.behind if waiting.behind and g.behind else ())
+    behind = waiting.behind + g.behind if waiting.behind and g.behind else ()
+    return replace(_with_parts(waiting, g), behind=behind)
+
+
+def _with_parts(x: Moments, y: Moments) -> Moments:
+    """``x + y`` of one shape, part by part along the axis that one of them has parts of."""
+    divisions = [m.parts for m in (x, y) if m.parts is not None]
+    if not divisions:
+        return x + y
+    axis = divisions[0].axis
+    sizes = boundaries(parts.sizes for parts in divisions if parts.axis == axis)
+    if len(sizes) > MAX_PARTS:
+        return x + y
+    return join([a + b for a, b in zip(cut(x, axis, sizes), cut(y, axis, sizes), strict=True)], axis, x + y)
 
 
 def energy(g: Any) -> float:
@@ -87,33 +101,3 @@ def einsum(inputs: Sequence[str], output: str, *operands: Moments) -> Moments:
     for _, n in reversed(slots[keep:]):
         table, mean = n * table[..., 1] + n * (n - 1) * table[..., 0], mean * n
     return from_pairs(tuple(common[letter] for letter in output), mean, table).capped()
-
-
-def concat(parts: Sequence[Moments], dim: int) -> Moments:
-    """Concatenate independent tensors along an axis: pairs within a part keep their moment, pairs across are ``m_i m_j``."""
-    dim %= len(parts[0].dims)
-    sizes = [p.shape[dim] for p in parts]
-    n = sum(sizes)
-    bodies = [p.resize(dim, 1) for p in parts]
-    reference = bodies[0]
-    for body in bodies[1:]:
-        reference = align(reference, body)[0]
-    same = np.zeros((2,) * reference.v.ndim)
-    differ = np.zeros_like(same)
-    for part, body, size in zip(parts, bodies, sizes, strict=True):
-        same = same + align(body, reference)[0].pairs() * (size / n)
-        if size > 1:
-            whole = part.whole(dim)
-            constant = replace(
-                whole,
-                dims=(*whole.dims[:dim], (), *whole.dims[dim + 1 :]),
-                v=take(whole.v, whole.atoms(dim)[0], 0),
-            )
-            differ = differ + align(constant, reference)[0].pairs() * (size * (size - 1) / max(n * (n - 1), 1))
-    mean = sum(p.mean * size for p, size in zip(parts, sizes, strict=True)) / n
-    crossing = (mean * n) ** 2 - sum((p.mean * size) ** 2 for p, size in zip(parts, sizes, strict=True))
-    differ = differ + crossing / max(n * (n - 1), 1)
-    if n == 1:
-        return from_pairs(reference.dims, mean, same)
-    at = sum(map(len, reference.dims[:dim]))
-    return from_pairs((*reference.dims[:dim], (n,), *reference.dims[dim + 1 :]), mean, np.stack([differ, same], at)).capped()

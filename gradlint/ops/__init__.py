@@ -1,8 +1,23 @@
 """Transfer functions, one file per family. Importing this package fills the table."""
 
-from gradlint.ops import activation, attention, combine, conv, embed, linear, loss, norm, pool, recurrent, regularise, shape
+from gradlint.ops import (
+    activation,
+    attention,
+    combine,
+    conv,
+    embed,
+    linear,
+    loss,
+    norm,
+    pieces,
+    pool,
+    recurrent,
+    regularise,
+    shape,
+)
+from gradlint.ops.apart import by_parts
 from gradlint.ops.registry import IDENTITY, POINTWISE, TABLE, Call, Flow, Op, lookup, transfer
 
-__all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Op", "lookup", "transfer"]
+__all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Op", "by_parts", "lookup", "transfer"]
 
-FAMILIES = (activation, attention, combine, conv, embed, linear, loss, norm, pool, recurrent, regularise, shape)
+FAMILIES = (activation, attention, combine, conv, embed, linear, loss, norm, pieces, pool, recurrent, regularise, shape)

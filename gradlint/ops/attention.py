@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import string
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from gradlint.moments import Moments, concat, einsum, from_pairs
+from gradlint.ops.apart import Plan, unreduced
 from gradlint.ops.primitives import Tape, affine, contract, multiply, plus, reindex
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -98,7 +100,12 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
     return Flow(out.permute(inverse), back)
 
 
-@transfer(F.softmax, torch.softmax, "softmax", torch.special.softmax)
+def _by_row(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Moments) -> Plan | None:
+    """Rows whose scores no mask tells apart."""
+    return None if x.alive is not None else unreduced(call, args, {"dim": -1, **kwargs}, x)
+
+
+@transfer(F.softmax, torch.softmax, "softmax", torch.special.softmax, apart=_by_row)
 def softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **_kw: Any) -> Flow:
     """Softmax over one axis."""
     return softmax_flow(input, -1 if dim is None else dim)
@@ -163,7 +170,16 @@ def _mask(mask: Moments | None, causal: bool, shape: tuple[int, int]) -> tuple[A
     return (None if alive.all() else alive), (Moments.of_array(rest) if rest.any() else None)
 
 
-@transfer(F.scaled_dot_product_attention)
+def _queries(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Moments) -> Plan | None:
+    """Each query reads all keys; no mask tells the rows apart."""
+    query, axis = args[0], len(args[0].dims) - 2 if call.shape is not None else 0
+    masks = (kwargs.get("attn_mask"), args[3] if call.shape is not None and len(args) > 3 else None)
+    if x is not query or x.parts is None or x.parts.axis != axis or kwargs.get("is_causal") or any(m is not None for m in masks):
+        return None
+    return Plan(axis, {x: axis})
+
+
+@transfer(F.scaled_dot_product_attention, apart=_queries)
 def scaled_dot_product_attention(call: Call, query: Moments, key: Moments, value: Moments, attn_mask: Moments | None = None,
                                  dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
                                  enable_gqa: bool = False) -> Flow:  # fmt: skip
@@ -187,7 +203,7 @@ def scaled_dot_product_attention(call: Call, query: Moments, key: Moments, value
     return Flow(flow.out, lambda g: tape0.back(dict(flow.back(g))))
 
 
-@transfer(F.multi_head_attention_forward)
+@transfer(F.multi_head_attention_forward, apart=_queries)
 def multi_head_attention_forward(
     call: Call, query: Moments, key: Moments, value: Moments, embed_dim_to_check: int, num_heads: int,
     in_proj_weight: Moments | None, in_proj_bias: Moments | None, bias_k: Any, bias_v: Any, add_zero_attn: bool,

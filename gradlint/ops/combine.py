@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from gradlint.moments import Moments, product
+from gradlint.ops.apart import Plan, broadcast
 from gradlint.ops.registry import Call, Flow, transfer
 
 MASKED = -1e4
@@ -24,7 +26,7 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float, bool))
 
 
-@transfer(torch.add, "add", operator.add)
+@transfer(torch.add, "add", operator.add, apart=broadcast)
 def add(_: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:
     """``x + αy``; a mask of very negative numbers marks entries instead of moving moments."""
     if _is_number(input):
@@ -51,13 +53,13 @@ def _with_alive(x: Moments, alive: np.ndarray[Any, np.dtype[np.bool_]]) -> Momen
     return Moments(x.dims, x.mean, x.v, None, both)
 
 
-@transfer(torch.sub, torch.subtract, "sub", "subtract", operator.sub)
+@transfer(torch.sub, torch.subtract, "sub", "subtract", operator.sub, apart=broadcast)
 def sub(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:
     """``x − αy``."""
     return add(call, input, other, alpha=-alpha)
 
 
-@transfer(torch.rsub)
+@transfer(torch.rsub, apart=broadcast)
 def rsub(call: Call, input: Any, other: Any) -> Flow:
     """``other − input``."""
     if _is_number(other):
@@ -65,13 +67,13 @@ def rsub(call: Call, input: Any, other: Any) -> Flow:
     return add(call, other, input, alpha=-1)
 
 
-@transfer(torch.neg, "neg", operator.neg)
+@transfer(torch.neg, "neg", operator.neg, apart=broadcast)
 def neg(_: Call, input: Moments) -> Flow:
     """``−x``."""
     return Flow(input.scale(-1), lambda g: {input: g.scale(-1)})
 
 
-@transfer(torch.mul, torch.multiply, "mul", "multiply", operator.mul)
+@transfer(torch.mul, torch.multiply, "mul", "multiply", operator.mul, apart=broadcast)
 def mul(_: Call, input: Any, other: Any) -> Flow:
     """``x·y`` of independent factors: ``K = K_x K_y``, ``K_gx = K_g K_y``."""
     if _is_number(input):
@@ -84,7 +86,7 @@ def mul(_: Call, input: Any, other: Any) -> Flow:
     )
 
 
-@transfer(torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide", operator.truediv)
+@transfer(torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide", operator.truediv, apart=broadcast)
 def div(_: Call, input: Any, other: Any, *, rounding_mode: str | None = None) -> Flow:
     """``x/y``, y independent of x and known or concentrated: ``1/y`` by its first two moments."""
     if rounding_mode is not None:
@@ -160,14 +162,23 @@ def _dims(x: Moments, dim: Any) -> list[int]:
     return [d % len(x.dims) for d in ([dim] if isinstance(dim, int) else dim)]
 
 
-@transfer(torch.sum, "sum")
+def _unsummed(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Moments) -> Plan | None:
+    """A reduction of other axes than that of the parts."""
+    gone = _dims(x, args[1] if len(args) > 1 else kwargs.get("dim"))
+    if x.parts is None or call.shape is None or x.parts.axis in gone:
+        return None
+    lost = 0 if len(call.shape) == len(x.dims) else sum(d < x.parts.axis for d in gone)
+    return Plan(x.parts.axis - lost, {x: x.parts.axis})
+
+
+@transfer(torch.sum, "sum", apart=_unsummed)
 def sum_(call: Call, input: Moments, dim: Any = None, keepdim: bool = False, **_kw: Any) -> Flow:
     """Sum over axes: a varying component grows by n, a constant one by n²; the gradient is copied to every entry."""
     dims = _dims(input, dim)
     return Flow(input.sum(dims, keepdim=keepdim), lambda g: {input: _spread(g, input, dims)})
 
 
-@transfer(torch.mean, "mean")
+@transfer(torch.mean, "mean", apart=_unsummed)
 def mean(call: Call, input: Moments, dim: Any = None, keepdim: bool = False, **_kw: Any) -> Flow:
     """Mean over axes."""
     dims = _dims(input, dim)

@@ -14,13 +14,14 @@ import torch
 from torch.nn import functional as F
 
 from gradlint.moments import Moments
+from gradlint.ops.apart import Plan, rows
 from gradlint.ops.primitives import affine, contract, with_bias
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
 
 
-@transfer(F.linear, torch._C._nn.linear)
+@transfer(F.linear, torch._C._nn.linear, apart=rows)
 def linear(_: Call, input: Moments, weight: Moments, bias: Moments | None = None) -> Flow:
     """``y = xWᵀ + b``: forward ``n s² q``, backward ``m s² q_g``, ``E dW² = Σ_pairs K_g K_x``."""
     if len(weight.dims) == 1:
@@ -32,6 +33,12 @@ def linear(_: Call, input: Moments, weight: Moments, bias: Moments | None = None
         )
         return with_bias(flow, bias)
     return affine(input, weight, bias)
+
+
+def _left(call: Call, args: Any, kwargs: Any, x: Moments) -> Plan | None:
+    """The rows of the left operand; batch axes stay pooled."""
+    plan = rows(call, args, kwargs, x)
+    return plan if plan is not None and plan.out == len(x.dims) - 2 else None
 
 
 @transfer(
@@ -48,6 +55,7 @@ def linear(_: Call, input: Moments, weight: Moments, bias: Moments | None = None
     "dot",
     torch.vdot,
     "vdot",
+    apart=_left,
 )
 def matmul(_: Call, input: Moments, other: Moments) -> Flow:
     """Matrix product with batch broadcasting."""

@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from gradlint.moments import Array, Moments, from_pairs, product, take, total
+from gradlint.ops.apart import channels, unreduced
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__ = ["normalise"]
@@ -118,7 +119,7 @@ def _times_value(g: Moments, y: Moments, out: Moments, weight: Moments, bias: Mo
     return total([product(source, out.map(slope * values)) for source, slope in g.behind])
 
 
-@transfer(F.layer_norm, torch.layer_norm)
+@transfer(F.layer_norm, torch.layer_norm, apart=unreduced)
 def layer_norm(_: Call, input: Moments, normalized_shape: Any, weight: Moments | None = None,
                bias: Moments | None = None, eps: float = 1e-5, *_rest: Any) -> Flow:  # fmt: skip
     """Over the last axes of each token (Ba et al. 2016)."""
@@ -128,7 +129,7 @@ def layer_norm(_: Call, input: Moments, normalized_shape: Any, weight: Moments |
     return _affine(flow, weight, bias, shape, range(rank - width))
 
 
-@transfer(F.rms_norm, torch.rms_norm)
+@transfer(F.rms_norm, torch.rms_norm, apart=unreduced)
 def rms_norm(_: Call, input: Moments, normalized_shape: Any, weight: Moments | None = None, eps: float | None = None) -> Flow:
     """Without centring (Zhang & Sennrich 2019)."""
     rank, width = len(input.dims), len(normalized_shape)
@@ -136,7 +137,7 @@ def rms_norm(_: Call, input: Moments, normalized_shape: Any, weight: Moments | N
     return _affine(flow, weight, None, (1,) * (rank - width) + tuple(normalized_shape), range(rank - width))
 
 
-@transfer(F.batch_norm, torch.batch_norm)
+@transfer(F.batch_norm, torch.batch_norm, apart=channels)
 def batch_norm(_: Call, input: Moments, running_mean: Any = None, running_var: Any = None, weight: Moments | None = None,
                bias: Moments | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
                *_rest: Any) -> Flow:  # fmt: skip

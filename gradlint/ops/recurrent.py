@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gradlint.moments import Array, Moments, concat, product, total
+from gradlint.moments import Array, Moments, concat, piece, product, total
 from gradlint.ops.primitives import Tape, affine, function, multiply, plus
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -205,16 +205,11 @@ def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: 
 
 
 def _at_step(g: Moments | None, t: int, steps: int, hidden: int) -> Moments | None:
-    """The gradient at one time step: all of it where the reader took a single step, an equal share otherwise."""
+    """The gradient at one time step."""
     if g is None:
         return None
-    taken = dict(g.taken).get(0)
-    if taken is not None:
-        if taken % steps != t:
-            return None
-        g = g.scale(steps**0.5)
-    part = g.resize(0, 1).reshape(g.shape[1:])
-    return part.resize(1, hidden)
+    part = piece(g, 0, t, t + 1).reshape(g.shape[1:]).resize(1, hidden)
+    return part if part.q > 0 else None
 
 
 def _recurrent(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: int, step: _Step) -> Flow:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradlint.moments import Array, Moments
+from gradlint.ops.apart import Planner
 
 __all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Op", "identity", "lookup", "pointwise", "transfer"]
 
@@ -60,11 +61,12 @@ class Flow:
 
 @dataclass(frozen=True)
 class Op:
-    """A registered transfer function and the targets it serves."""
+    """A registered transfer function and the targets it serves; ``apart`` says how a call falls into parts of an axis."""
 
     name: str
     function: Callable[..., Flow]
     targets: tuple[Any, ...]
+    apart: Planner | None = None
 
 
 TABLE: dict[Any, Op] = {}
@@ -77,11 +79,15 @@ IDENTITY: dict[Any, str] = {}
 """Targets that return their first argument unchanged in value."""
 
 
-def transfer(*targets: Any) -> Callable[[Callable[..., Flow]], Callable[..., Flow]]:
-    """Register a transfer function for ``targets``; a target already taken is a ``ValueError`` that names the other one."""
+def transfer(*targets: Any, apart: Planner | None = None) -> Callable[[Callable[..., Flow]], Callable[..., Flow]]:
+    """Register a transfer function for ``targets``; a target already taken is a ``ValueError`` that names the other one.
+
+    Args:
+        apart: how a call falls into the parts of an axis; None: its result has none.
+    """
 
     def register(function: Callable[..., Flow]) -> Callable[..., Flow]:
-        op = Op(function.__name__.strip("_"), function, targets)
+        op = Op(function.__name__.strip("_"), function, targets, apart)
         for target in dict.fromkeys(targets):  # torch gives some functions two homes
             if target in TABLE:
                 raise ValueError(f"{target!r} already has the transfer function {TABLE[target].name!r}")

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from gradlint.moments import Moments, product
+from gradlint.ops.apart import broadcast
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -22,7 +23,7 @@ def _drop(x: Moments, p: float, axes: int | None) -> Flow:
     return Flow(product(x, mask), lambda g: {x: product(g, mask)})
 
 
-@transfer(F.dropout, torch.dropout)
+@transfer(F.dropout, torch.dropout, apart=broadcast)
 def dropout(_: Call, input: Moments, p: float = 0.5, training: bool = True, inplace: bool = False) -> Flow:
     """Each entry alone: ``K[same]/(1−p)``, pairs unchanged (Srivastava et al. 2014)."""
     return _drop(input, p if training else 0.0, None)

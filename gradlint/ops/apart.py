@@ -1,0 +1,214 @@
+"""Ops that act on each part of an axis by itself.
+
+A tensor may keep the laws of stretches of one axis apart (:class:`gradlint.moments.Parts`). A transfer function does not
+know: :func:`by_parts` runs it once more on every stretch and puts the results together. Which arguments are cut, and along
+which axes, is the op's *plan*, given to the decorator: ``@transfer(..., apart=broadcast)``. An op without a plan sees the
+pooled law, and what it returns has no parts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradlint.moments import MAX_PARTS, Moments, boundaries, cut, join, total
+
+if TYPE_CHECKING:
+    from gradlint.ops.registry import Call, Flow
+
+__all__ = ["Plan", "Planner", "broadcast", "by_parts", "channels", "rows", "unreduced", "viewed"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a call falls into parts.
+
+    Args:
+        out: the axis of the output (of each member, where it returns several).
+        along: the arguments to cut, each with its axis; the others are shared by all parts.
+    """
+
+    out: int
+    along: Mapping[Moments, int]
+
+
+Planner = Callable[["Call", Sequence[Any], Mapping[str, Any], Moments], Plan | None]
+
+
+def broadcast(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Moments) -> Plan | None:
+    """Entry by entry, with broadcasting: every argument that has the axis is cut."""
+    if x.parts is None:
+        return None
+    from_right = len(x.dims) - x.parts.axis
+    size = x.shape[x.parts.axis]
+    rank = len(x.dims) if call.shape is None else len(call.shape)
+    along = {m: len(m.dims) - from_right for m in moments_in((args, kwargs)) if len(m.dims) >= from_right}
+    return Plan(rank - from_right, {m: axis for m, axis in along.items() if m.shape[axis] == size})
+
+
+def rows(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Moments) -> Plan | None:
+    """Only the first argument is cut, along an axis that is not its last (a linear layer, queries of an attention)."""
+    if x.parts is None or x is not next(iter(args), None) or x.parts.axis == len(x.dims) - 1 or call.shape is None:
+        return None
+    same = len(call.shape) == len(x.dims) and call.shape[x.parts.axis] == x.shape[x.parts.axis]
+    return Plan(x.parts.axis, {x: x.parts.axis}) if same else None
+
+
+def unreduced(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Moments) -> Plan | None:
+    """Statistics over other axes than that of the parts; weights belong to those axes and are shared."""
+    if x.parts is None or x is not next(iter(args), None):
+        return None
+    over = args[1] if len(args) > 1 else kwargs.get("normalized_shape", kwargs.get("dim"))
+    if over is None or isinstance(over, Moments):
+        return None
+    rank = len(x.dims)
+    if "normalized_shape" in kwargs or isinstance(over, tuple | list):
+        reduced = set(range(rank - len(over), rank))
+    else:
+        reduced = {int(over) % rank}
+    return None if x.parts.axis in reduced else Plan(x.parts.axis, {x: x.parts.axis})
+
+
+def channels(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Moments) -> Plan | None:
+    """Every channel (axis 1) by itself, with its own entry of each vector."""
+    if x.parts is None or x is not next(iter(args), None) or x.parts.axis != 1:
+        return None
+    vectors = [m for m in moments_in((args, kwargs)) if m.shape == (x.shape[1],)]
+    return Plan(1, {x: 1, **dict.fromkeys(vectors, 0)})
+
+
+def viewed(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Moments) -> Plan | None:
+    """A view in which the axis is still an axis."""
+    if x.parts is None or call.shape is None:
+        return None
+    axis, shape = x.parts.axis, call.shape
+    before = math.prod(x.shape[:axis])
+    for d, n in enumerate(shape):
+        if n == x.shape[axis] and math.prod(shape[:d]) == before and math.prod(shape) == math.prod(x.shape):
+            return Plan(d, {x: axis})
+    return None
+
+
+def by_parts(planner: Planner | None, function: Callable[..., Flow], call: Call, args: Sequence[Any],
+             kwargs: Mapping[str, Any], whole: Flow) -> Flow:  # fmt: skip
+    """The flow of a call with its parts kept apart; ``whole``, that of the pooled laws, where there are none.
+
+    Args:
+        planner: says how the call falls into parts; None: it does not.
+        function: the transfer function.
+        whole: what it made of the pooled laws.
+    """
+    parted = [] if planner is None else [m for m in moments_in((args, kwargs)) if m.parts is not None]
+    for x in parted:
+        plan = planner(call, args, kwargs, x) if planner is not None else None
+        if plan is None or x not in plan.along:
+            continue
+        divisions = [m.parts.sizes for m, d in plan.along.items() if m.parts is not None and m.parts.axis == d]
+        sizes = boundaries(divisions)
+        if len(sizes) <= MAX_PARTS:
+            return _together(_runs(plan, sizes, function, call, args, kwargs), plan, sizes, whole)
+    return whole
+
+
+_Run = tuple["Flow", dict[Moments, Moments]]
+
+
+def _runs(plan: Plan, sizes: Sequence[int], function: Callable[..., Flow], call: Call, args: Sequence[Any],
+          kwargs: Mapping[str, Any]) -> list[_Run]:  # fmt: skip
+    """One flow per part, with the laws that stand for the cut arguments."""
+    pieces = {m: cut(m, axis, sizes) for m, axis in plan.along.items()}
+    runs = []
+    for i, size in enumerate(sizes):
+        mine = {m: replace(cuts[i]) for m, cuts in pieces.items()}
+        shape = None if call.shape is None else (*call.shape[: plan.out], size, *call.shape[plan.out + 1 :])
+        given: Any = _replaced((tuple(args), dict(kwargs)), mine)
+        runs.append((function(replace(call, shape=shape), *given[0], **given[1]), mine))
+    return runs
+
+
+def _together(runs: Sequence[_Run], plan: Plan, sizes: Sequence[int], whole: Flow) -> Flow:
+    def joined(laws: Sequence[Any], axis: int, guide: Any) -> Any:
+        if isinstance(guide, tuple):
+            return tuple(joined(member, axis, g) for member, g in zip(zip(*laws, strict=True), guide, strict=True))
+        return join(laws, axis, guide) if isinstance(guide, Moments) else guide
+
+    out = joined([flow.out for flow, _ in runs], plan.out, whole.out)
+
+    def back(g: Any) -> dict[Moments, Moments]:
+        guides = whole.back(g)
+        found = [flow.back(piece_) for (flow, _), piece_ in zip(runs, _cut_all(g, plan.out, sizes), strict=True)]
+        grads = {}
+        for x, guide in guides.items():
+            if x in plan.along:
+                mine = [f.get(own[x], Moments.zeros(own[x].shape)) for f, (_, own) in zip(found, runs, strict=True)]
+                grads[x] = join(mine, plan.along[x], guide)
+            elif parts := [f[x] for f in found if x in f]:
+                grads[x] = _summed(parts, guide, whole, g, x, plan.out, sizes)
+        return grads
+
+    return replace(whole, out=out, back=back)
+
+
+def _summed(
+    parts: Sequence[Moments], guide: Moments, whole: Flow, g: Any, x: Moments, axis: int, sizes: Sequence[int]
+) -> Moments:
+    """The gradient of an argument that all parts share: their sum, with what pairs of entries in different parts add.
+
+    Those pairs are the share ``1 − Σ n_p(n_p − 1)/(n(n − 1))`` of what all pairs add to the pooled gradient.
+    """
+    out = total(parts)
+    n = sum(sizes)
+    if not _correlated(g, axis, 1 / (20 * n)):
+        return out
+    alone = whole.back(_uncorrelated(g, axis))[x]
+    across = 1 - sum(size * (size - 1) for size in sizes) / (n * (n - 1))
+    paired = across * (guide.q - alone.q)
+    return out.scale(math.sqrt(1 + paired / out.q)) if paired > 1e-3 * out.q > 0 else out
+
+
+def _correlated(g: Any, axis: int, least: float) -> bool:
+    """Entries of a gradient along an axis have more than ``least`` of their mean square in common."""
+    if isinstance(g, tuple):
+        return any(_correlated(m, axis, least) for m in g)
+    return g is not None and abs(g.shared([axis])) > least * g.q
+
+
+def _uncorrelated(g: Any, axis: int) -> Any:
+    """The same gradient with independent entries along an axis."""
+    if isinstance(g, tuple):
+        return tuple(_uncorrelated(m, axis) for m in g)
+    if g is None:
+        return None
+    x = g.whole(axis)
+    if not x.dims[axis]:
+        return x
+    at = x.atoms(axis)[0]
+    v = np.moveaxis(x.v, at, 0)
+    return replace(x, v=np.moveaxis(np.stack([np.zeros_like(v[0]), v[0] + v[1]]), 0, at), parts=None)
+
+
+def _cut_all(g: Any, axis: int, sizes: Sequence[int]) -> list[Any]:
+    if isinstance(g, tuple):
+        return [tuple(members) for members in zip(*(_cut_all(m, axis, sizes) for m in g), strict=True)]
+    return [None] * len(sizes) if g is None else cut(g, axis, sizes)
+
+
+def moments_in(tree: Any) -> list[Moments]:
+    """The laws in nested arguments."""
+    if isinstance(tree, Moments):
+        return [tree]
+    if isinstance(tree, Mapping):
+        return [m for x in tree.values() for m in moments_in(x)]
+    return [m for x in tree for m in moments_in(x)] if isinstance(tree, list | tuple) else []
+
+
+def _replaced(tree: Any, by: Mapping[Moments, Moments]) -> Any:
+    if isinstance(tree, Moments):
+        return by.get(tree, tree)
+    if isinstance(tree, dict):
+        return {key: _replaced(x, by) for key, x in tree.items()}
+    return type(tree)(_replaced(x, by) for x in tree) if type(tree) in (list, tuple) else tree
