@@ -13,6 +13,7 @@ from torch import fx
 
 from gradlint.errors import AnalysisError
 from gradlint.moments import Moments, energy, meet, total
+from gradlint.handwritten import Norm, find_norms
 from gradlint.ops import IDENTITY, Call, Flow, by_parts, lookup
 from gradlint.ops.sampled import sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
@@ -88,11 +89,13 @@ class _Run:
     how: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cones: dict[fx.Node, Cone] = field(default_factory=dict)
+    norms: dict[fx.Node, Norm] = field(default_factory=dict)
     fixed: set[fx.Node] = field(default_factory=set)
     bypassed: dict[fx.Node, tuple[fx.Node, Moments]] = field(default_factory=dict)
 
     def forward(self) -> None:
         self.cones = find_cones(self.traced.graph)
+        self.norms = find_norms(self.traced.graph)
         for node in self.traced.graph.nodes:
             if node.op != "output":
                 self.values[node] = self._pinned(node, self._value(node))
@@ -123,9 +126,19 @@ class _Run:
         if facts.shape is not None and not facts.floating:
             self.how[node.name] = "known" if facts.value is not None else "opaque"
             return _constant(facts) if facts.value is not None else None  # a complex tensor: nothing is known of it
+        if node in self.norms and isinstance(self.values[self.norms[node].root], Moments):
+            return self._norm_value(node, self.norms[node])
         if node in self.cones:
             return self._cone_value(node)
         return self._call(node, facts)
+
+    def _norm_value(self, node: fx.Node, norm: Norm) -> Moments:
+        x: Moments = replace(self.values[norm.root])
+        flow = norm.flow(Call(step(node).shape), x)
+        self.how[node.name] = "known"
+        self.flows[node] = (flow, {x: norm.root})
+        out: Moments = flow.out
+        return out
 
     def _cone_value(self, node: fx.Node) -> Moments | None:
         cone = self.cones[node]

@@ -22,7 +22,7 @@ from gradlint.moments import Array, Moments, Parts, cut, join, product
 from gradlint.ops.registry import IDENTITY, POINTWISE
 from gradlint.trace.graph import step
 
-__all__ = ["Cone", "Grid", "find_cones", "grid_of", "shared_width"]
+__all__ = ["Cone", "Grid", "find_cones", "grid_of", "scalar_function", "shared_width"]
 
 _ARITHMETIC = {
     "add": torch.add,
@@ -31,6 +31,8 @@ _ARITHMETIC = {
     "div": torch.div,
     "rsub": torch.rsub,
     "neg": torch.neg,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
 }
 _BY_FUNCTION = {
     **{getattr(torch, name): function for name, function in _ARITHMETIC.items()},
@@ -55,7 +57,7 @@ def find_cones(graph: fx.Graph) -> dict[fx.Node, Cone]:
     cones: dict[fx.Node, Cone] = {}
     by_root: dict[fx.Node, Cone] = {}
     for node in graph.nodes:
-        if node.op not in ("call_function", "call_method") or _function(node) is None or not step(node).floating:
+        if node.op not in ("call_function", "call_method") or scalar_function(node) is None or not step(node).floating:
             continue
         tensors = [n for n in node.all_input_nodes if not _is_scalar_constant(n)]
         roots = {cones[n].root if n in cones else n for n in tensors}
@@ -71,7 +73,8 @@ def find_cones(graph: fx.Graph) -> dict[fx.Node, Cone]:
     return cones
 
 
-def _function(node: fx.Node) -> Any:
+def scalar_function(node: fx.Node) -> Any:
+    """What the node applies to every entry alone, as a function of tensors; None if it is no such op."""
     key = node.target
     try:
         if key in IDENTITY:
@@ -118,7 +121,7 @@ class Grid:
         args = fx.node.map_aggregate(node.args, concrete)
         kwargs = fx.node.map_aggregate(node.kwargs, concrete)
         dropped: Mapping[str, Any] = {k: v for k, v in kwargs.items() if k not in ("inplace", "out")}
-        out: torch.Tensor = _function(node)(*args, **dropped)
+        out: torch.Tensor = scalar_function(node)(*args, **dropped)
         return out
 
     def moments(self, node: fx.Node) -> Moments:

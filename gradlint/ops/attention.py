@@ -186,6 +186,14 @@ def scaled_dot_product_attention(call: Call, query: Moments, key: Moments, value
     """Scaled dot-product attention (Vaswani et al. 2017), grouped queries by repetition of keys and values."""
     tape0 = Tape()
     k, v = key, value
+    if not enable_gqa and not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:  # one key head for all queries
+        lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+
+        def widened(x: Moments) -> Moments:
+            shape = (*lead, *x.shape[-2:])
+            return x if shape == x.shape else tape0(reindex(x, lambda y: y.expand(shape), lambda g: g.fold(x.shape)))
+
+        query, k, v = widened(query), widened(key), widened(value)
     if enable_gqa and key.shape[-3] != query.shape[-3]:
         times = query.shape[-3] // key.shape[-3]
 

@@ -22,6 +22,11 @@ MASKED = -1e4
 """A score below this takes no part in a softmax: e^-10000 is zero in every format."""
 
 
+def _number(x: Any) -> Any:
+    """A known tensor of one entry as the number it is."""
+    return float(x.value.reshape(())) if isinstance(x, Moments) and x.value is not None and x.value.size == 1 else x
+
+
 def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float, bool))
 
@@ -119,6 +124,7 @@ def _reciprocal(y: Moments) -> Moments:
 @transfer(torch.where, "where")
 def where(_: Call, condition: Moments, input: Any, other: Any) -> Flow:
     """A choice by a known mask: each side is a product with the share of entries it fills."""
+    input, other = _number(input), _number(other)
     if isinstance(input, Moments) and _is_number(other) and other <= MASKED and condition.value is not None:
         alive = np.asarray(condition.value, dtype=bool)
         return Flow(_with_alive(input, alive), lambda g: {input: g})

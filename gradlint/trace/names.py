@@ -162,9 +162,11 @@ def normalise(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
     name = name_of(func)
     kwargs = {key: value for key, value in kwargs.items() if key != "out"}
     if name in CONCATENATIONS and args and isinstance(args[0], tuple | list):
-        # An empty key cache: torch.cat skips tensors of shape (0,), whatever the shapes of the others.
-        parts = [t for t in args[0] if not (isinstance(t, torch.Tensor) and t.shape == (0,))]
+        # An empty key cache, or no dimension left beside the rotated ones: nothing is put there.
+        parts = [t for t in args[0] if not (isinstance(t, torch.Tensor) and t.numel() == 0)]
         return Call("call_function", func, (parts or list(args[0]), *args[1:]), kwargs)
+    if name in ("max", "min") and len(args) == 2 and isinstance(args[1], torch.Tensor):
+        return Call("call_function", getattr(torch, f"{name}imum"), args, kwargs)
     if name in _REFLECTED and len(args) == 2:
         target, args = _REFLECTED[name](*args)
         return Call("call_function", target, args, kwargs)
