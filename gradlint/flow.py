@@ -12,8 +12,8 @@ import torch
 from torch import fx
 
 from gradlint.errors import AnalysisError
-from gradlint.moments import Moments, energy, meet, total
 from gradlint.handwritten import Norm, find_norms
+from gradlint.moments import Moments, energy, meet, total
 from gradlint.ops import IDENTITY, Call, Flow, by_parts, lookup
 from gradlint.ops.sampled import sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width

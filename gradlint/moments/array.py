@@ -164,7 +164,18 @@ class Moments:
             raise ValueError(f"cannot reshape {self.shape} to {tuple(shape)}")
         value = None if self.value is None else self.value.reshape(shape)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).reshape(shape)
-        return Moments(tuple(dims), self.mean, v, value, alive).capped()
+        return Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape)).capped()
+
+    def _parts_in(self, shape: Sequence[int]) -> Parts | None:
+        """The parts in a view where their axis is still an axis."""
+        if self.parts is None:
+            return None
+        n, before = self.shape[self.parts.axis], math.prod(self.shape[: self.parts.axis])
+        for d, size in enumerate(shape):
+            if size == n and math.prod(shape[:d]) == before:
+                sizes = zip(self.parts.sizes, self.parts.laws, strict=True)
+                return Parts(d, tuple(law.reshape((*shape[:d], k, *shape[d + 1 :])) for k, law in sizes))
+        return None
 
     def permute(self, order: Sequence[int]) -> Moments:
         """Axes in a new order."""
@@ -193,7 +204,12 @@ class Moments:
             dims.append(dim or ((int(size),) if size > 1 else ()))
             at += len(dims[-1])
         value = None if self.value is None else np.broadcast_to(self.value, shape)
-        return Moments(tuple(dims), self.mean, v, value)
+        parts = None
+        if self.parts is not None:
+            at = self.parts.axis + lead
+            sizes = zip(self.parts.sizes, self.parts.laws, strict=True)
+            parts = Parts(at, tuple(law.expand((*shape[:at], k, *shape[at + 1 :])) for k, law in sizes))
+        return Moments(tuple(dims), self.mean, v, value, parts=parts)
 
     def resize(self, dim: int, size: int) -> Moments:
         """A slice (or a periodic repetition) of an axis: the same law on another number of entries."""

@@ -20,7 +20,7 @@ from gradlint.moments import MAX_PARTS, Moments, boundaries, cut, join, total
 if TYPE_CHECKING:
     from gradlint.ops.registry import Call, Flow
 
-__all__ = ["Plan", "Planner", "broadcast", "by_parts", "channels", "rows", "unreduced", "viewed"]
+__all__ = ["Plan", "Planner", "across", "broadcast", "by_parts", "channels", "rows", "unreduced"]
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,6 @@ def channels(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Mome
     return Plan(1, {x: 1, **dict.fromkeys(vectors, 0)})
 
 
-def viewed(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Moments) -> Plan | None:
-    """A view in which the axis is still an axis."""
-    if x.parts is None or call.shape is None:
-        return None
-    axis, shape = x.parts.axis, call.shape
-    before = math.prod(x.shape[:axis])
-    for d, n in enumerate(shape):
-        if n == x.shape[axis] and math.prod(shape[:d]) == before and math.prod(shape) == math.prod(x.shape):
-            return Plan(d, {x: axis})
-    return None
-
-
 def by_parts(planner: Planner | None, function: Callable[..., Flow], call: Call, args: Sequence[Any],
              kwargs: Mapping[str, Any], whole: Flow) -> Flow:  # fmt: skip
     """The flow of a call with its parts kept apart; ``whole``, that of the pooled laws, where there are none.
@@ -147,26 +135,30 @@ def _together(runs: Sequence[_Run], plan: Plan, sizes: Sequence[int], whole: Flo
                 mine = [f.get(own[x], Moments.zeros(own[x].shape)) for f, (_, own) in zip(found, runs, strict=True)]
                 grads[x] = join(mine, plan.along[x], guide)
             elif parts := [f[x] for f in found if x in f]:
-                grads[x] = _summed(parts, guide, whole, g, x, plan.out, sizes)
+                grads[x] = across(total(parts), guide, whole, g, x, plan.out, sizes)
         return grads
 
     return replace(whole, out=out, back=back)
 
 
-def _summed(
-    parts: Sequence[Moments], guide: Moments, whole: Flow, g: Any, x: Moments, axis: int, sizes: Sequence[int]
-) -> Moments:
-    """The gradient of an argument that all parts share: their sum, with what pairs of entries in different parts add.
+def across(out: Moments, guide: Moments, whole: Flow, g: Any, x: Moments, axis: int, sizes: Sequence[int]) -> Moments:
+    """The gradient of an argument that all parts share, from the sum of the parts' own: adds what pairs in different parts do.
 
     Those pairs are the share ``1 − Σ n_p(n_p − 1)/(n(n − 1))`` of what all pairs add to the pooled gradient.
+
+    Args:
+        out: the sum of the parts' gradients, as if they were independent.
+        guide: the pooled gradient.
+        whole: the pooled flow.
+        g: the gradient of the output.
+        axis: of the output, that falls into parts of ``sizes``.
     """
-    out = total(parts)
     n = sum(sizes)
     if not _correlated(g, axis, 1 / (20 * n)):
         return out
     alone = whole.back(_uncorrelated(g, axis))[x]
-    across = 1 - sum(size * (size - 1) for size in sizes) / (n * (n - 1))
-    paired = across * (guide.q - alone.q)
+    share = 1 - sum(size * (size - 1) for size in sizes) / (n * (n - 1))
+    paired = share * (guide.q - alone.q)
     return out.scale(math.sqrt(1 + paired / out.q)) if paired > 1e-3 * out.q > 0 else out
 
 
@@ -209,6 +201,8 @@ def moments_in(tree: Any) -> list[Moments]:
 def _replaced(tree: Any, by: Mapping[Moments, Moments]) -> Any:
     if isinstance(tree, Moments):
         return by.get(tree, tree)
-    if isinstance(tree, dict):
+    if isinstance(tree, Mapping):
         return {key: _replaced(x, by) for key, x in tree.items()}
-    return type(tree)(_replaced(x, by) for x in tree) if type(tree) in (list, tuple) else tree
+    if isinstance(tree, list | tuple):  # fx has lists of its own
+        return (list if isinstance(tree, list) else tuple)(_replaced(x, by) for x in tree)
+    return tree

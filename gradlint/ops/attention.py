@@ -11,21 +11,23 @@ import math
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Moments, concat, einsum, from_pairs
-from gradlint.ops.apart import Plan, unreduced
+from gradlint.moments import MAX_PARTS, Moments, concat, cut, einsum, embed, from_pairs, join, meet, piece
+from gradlint.ops.apart import Plan, across, unreduced
 from gradlint.ops.primitives import Tape, affine, contract, multiply, plus, reindex
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__ = ["softmax_flow"]
 
 _ROWS, _SEED = 400, 1706
+_LIKE = 4
 
 
 @cache
@@ -111,10 +113,80 @@ def softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **_kw:
     return softmax_flow(input, -1 if dim is None else dim)
 
 
+def _stretches(alive: np.ndarray[Any, np.dtype[np.bool_]] | None, shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """Runs of rows that see about as many columns: a run ends where the number leaves a factor of four.
+
+    One run where no mask tells the rows apart, or where it does so differently per sample or head.
+    """
+    rows, columns = shape
+    if alive is None or alive.shape[-2] != rows or alive.shape[-1] != columns or rows == 1:
+        return [(0, rows)]
+    masks = alive.reshape(-1, rows, columns)
+    if (masks != masks[0]).any():
+        return [(0, rows)]
+    counts = np.maximum(masks[0].sum(1), 1)
+    ends, first = [], counts[0]
+    for i, n in enumerate(counts):
+        if not first / _LIKE <= n <= first * _LIKE or n == first * _LIKE:
+            ends.append(i)
+            first = n
+    ends = [0, *ends, rows]
+    return list(pairwise(ends)) if len(ends) <= MAX_PARTS + 1 else [(0, rows)]
+
+
 def attend(
     q: Moments, k: Moments, v: Moments, scale: float, alive: Any, bias: Moments | None, p: float, width: int | None
 ) -> tuple[Flow, Moments]:
     """``softmax(scale·QKᵀ + bias) V`` over the last two axes, and the attention weights.
+
+    Under a causal mask the first rows average over few values and the last over many: runs of rows are kept apart, each with
+    the stretch of keys and values that it sees.
+    """
+    whole, weights = _attend(q, k, v, scale, alive, bias, p, width)
+    runs = _stretches(alive, (q.shape[-2], k.shape[-2]))
+    if len(runs) == 1:
+        return whole, weights
+    axis, mask = len(q.dims) - 2, alive.reshape(-1, *alive.shape[-2:])[0]
+    flows = []
+    for a, b in runs:
+        seen = np.flatnonzero(mask[a:b].any(0))
+        lo, hi = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 1)
+        mine = mask[a:b, lo:hi]
+        keys, values = (replace(piece(x, axis, lo, hi), parts=None) for x in (k, v))
+        queries = replace(piece(q, axis, a, b), parts=None)
+        lean = None if bias is None else _block(bias, (a, b), (lo, hi))
+        flow, _ = _attend(queries, keys, values, scale, None if mine.all() else mine, lean, p, width)
+        flows.append((flow, queries, keys, values, lean, lo))
+    sizes = [b - a for a, b in runs]
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        guides = whole.back(g)
+        found = [f[0].back(own) for f, own in zip(flows, cut(g, axis, sizes), strict=True)]
+        grads = {q: join([grad[f[1]] for grad, f in zip(found, flows, strict=True)], axis, guides[q])}
+        for x, place in ((k, 2), (v, 3)):
+            each = [embed(grad[f[place]], axis, f[5], x.shape[axis]) for grad, f in zip(found, flows, strict=True)]
+            grads[x] = across(reduce(meet, each), guides[x], whole, g, x, axis, sizes)
+        if bias is not None:
+            grads[bias] = guides[bias]
+        return grads
+
+    return Flow(join([f[0].out for f in flows], axis, whole.out), back), weights
+
+
+def _block(bias: Moments, rows: tuple[int, int], columns: tuple[int, int]) -> Moments:
+    """A bias on some rows and columns."""
+    if bias.value is not None:
+        value = np.asarray(bias.value)
+        value = value[..., slice(*rows), :] if value.shape[-2] > 1 else value
+        return Moments.of_array(value[..., slice(*columns)] if value.shape[-1] > 1 else value)
+    out = bias if bias.shape[-2] == 1 else piece(bias, -2, *rows)
+    return replace(out if out.shape[-1] == 1 else piece(out, -1, *columns), parts=None)
+
+
+def _attend(
+    q: Moments, k: Moments, v: Moments, scale: float, alive: Any, bias: Moments | None, p: float, width: int | None
+) -> tuple[Flow, Moments]:
+    """Attention of exchangeable rows.
 
     ``width`` is that of the tensor whose projections both keys and values are (None: they are independent). Then a row's
     weights are aligned with the values they pick, ``Σ_j p_ij v_j ∝ W_v Σ_x W_kᵀ q_i``: the output gains

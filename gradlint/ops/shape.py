@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from gradlint.moments import Moments
-from gradlint.ops.apart import broadcast, viewed
+from gradlint.ops.apart import broadcast
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -24,7 +24,6 @@ def _shape(call: Call) -> tuple[int, ...]:
 @transfer(
     torch.reshape, "reshape", "view", "reshape_as", "view_as", torch.flatten, "flatten", torch.unflatten, "unflatten",
     torch.squeeze, "squeeze", torch.unsqueeze, "unsqueeze", torch.ravel, "ravel", torch.atleast_1d, torch.atleast_2d,
-    apart=viewed,
 )  # fmt: skip
 def reshape(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:
     """Any view that keeps the order of the entries."""
