@@ -170,9 +170,11 @@ class _GridByParts(Grid):
         super().__init__(cone, root)
         self._axis, self._sizes = parts.axis, parts.sizes
         self._grids = [Grid(cone, law) for law in parts.laws]
+        self._pairs = None if parts.pairs is None else [Grid(cone, law) for law in parts.pairs]
 
     def moments(self, node: fx.Node) -> Moments:
-        return join([grid.moments(node) for grid in self._grids], self._axis, super().moments(node))
+        pairs = None if self._pairs is None else [grid.moments(node) for grid in self._pairs]
+        return join([grid.moments(node) for grid in self._grids], self._axis, super().moments(node), pairs)
 
     def gradient(self, tail: fx.Node, g: Moments, wanted: list[fx.Node]) -> dict[fx.Node, Moments]:
         guides = super().gradient(tail, g, wanted)

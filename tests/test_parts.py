@@ -117,6 +117,24 @@ class LastStep(nn.Module):
         return self.head(torch.tanh(self.second(h)[:, -1] + 3 * early))
 
 
+class Causal(nn.Module):
+    """Small embeddings and causal attention: the first positions average over few values, the last over many."""
+
+    def __init__(self, dim: int = 128, depth: int = 3) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.RMSNorm(dim) for _ in range(depth))
+        self.qkv = nn.ModuleList(nn.Linear(dim, 3 * dim, bias=False) for _ in range(depth))
+        self.out = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(depth))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = 0.03 * x
+        for norm, qkv, out in zip(self.norms, self.qkv, self.out, strict=True):
+            q, k, v = (y.unflatten(-1, (4, -1)).transpose(1, 2) for y in qkv(norm(x)).chunk(3, -1))
+            y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + out(y.transpose(1, 2).flatten(2))
+        return x
+
+
 @pytest.mark.parametrize(
     ("build", "shape", "median", "p95"),
     [
@@ -124,8 +142,9 @@ class LastStep(nn.Module):
         (lambda: ClassToken(3.0), "16,25,48", 0.1, 0.35),
         (DenseBlock, "8,3,16,16", 0.15, 0.4),
         (LastStep, "64,12,32", 0.08, 0.3),
+        (Causal, "8,48,128", 0.1, 0.35),
     ],
-    ids=["small class token", "large class token", "dense block", "last step"],
+    ids=["small class token", "large class token", "dense block", "last step", "causal"],
 )
 def test_gradients_agree_with_autograd(build: object, shape: str, median: float, p95: float) -> None:
     analysis = gradlint.analyze(build, [shape])  # type: ignore[arg-type]

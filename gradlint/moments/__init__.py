@@ -28,7 +28,7 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 """
 
 from gradlint.moments.array import Moments, Parts, from_pairs
-from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, cut, embed, join, piece
+from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, pairs_of, piece
 from gradlint.moments.products import einsum, energy, meet, product, total
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import MAX_ATOMS, Array, take
@@ -43,6 +43,7 @@ __all__ = [
     "alike",
     "boundaries",
     "concat",
+    "couple",
     "cut",
     "einsum",
     "embed",
@@ -50,6 +51,7 @@ __all__ = [
     "from_pairs",
     "join",
     "meet",
+    "pairs_of",
     "piece",
     "product",
     "take",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,15 +17,28 @@ __all__ = ["Moments", "Parts", "align", "from_pairs"]
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The laws of consecutive stretches of one axis; none has parts of its own."""
+    """The laws of consecutive stretches of one axis.
+
+    Args:
+        axis: the axis.
+        laws: of the stretches; none has parts of its own.
+        pairs: for stretches (0, 1), (0, 2) … (1, 2) …: the law of two entries, one from each, on an axis of size 2. None: they
+            have the correlation of the pooled law.
+    """
 
     axis: int
     laws: tuple[Moments, ...]
+    pairs: tuple[Moments, ...] | None = None
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Of the stretches."""
         return tuple(law.shape[self.axis] for law in self.laws)
+
+    def each(self, change: Callable[[Moments], Moments], axis: int | None = None) -> Parts:
+        """Every law changed, which puts the axis at ``axis``."""
+        pairs = None if self.pairs is None else tuple(map(change, self.pairs))
+        return Parts(self.axis if axis is None else axis, tuple(map(change, self.laws)), pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +186,8 @@ class Moments:
         n, before = self.shape[self.parts.axis], math.prod(self.shape[: self.parts.axis])
         for d, size in enumerate(shape):
             if size == n and math.prod(shape[:d]) == before:
-                sizes = zip(self.parts.sizes, self.parts.laws, strict=True)
-                return Parts(d, tuple(law.reshape((*shape[:d], k, *shape[d + 1 :])) for k, law in sizes))
+                axis = self.parts.axis
+                return self.parts.each(lambda law: law.reshape((*shape[:d], law.shape[axis], *shape[d + 1 :])), d)  # noqa: B023
         return None
 
     def permute(self, order: Sequence[int]) -> Moments:
@@ -183,7 +196,7 @@ class Moments:
         axes = [a for d in order for a in self.atoms(d)]
         value = None if self.value is None else self.value.transpose(order)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).transpose(order)
-        parts = self.parts and Parts(order.index(self.parts.axis), tuple(law.permute(order) for law in self.parts.laws))
+        parts = self.parts and self.parts.each(lambda law: law.permute(order), order.index(self.parts.axis))
         return Moments(tuple(self.dims[d] for d in order), self.mean, self.v.transpose(axes), value, alive, parts)
 
     def transpose(self, first: int, second: int) -> Moments:
@@ -206,9 +219,8 @@ class Moments:
         value = None if self.value is None else np.broadcast_to(self.value, shape)
         parts = None
         if self.parts is not None:
-            at = self.parts.axis + lead
-            sizes = zip(self.parts.sizes, self.parts.laws, strict=True)
-            parts = Parts(at, tuple(law.expand((*shape[:at], k, *shape[at + 1 :])) for k, law in sizes))
+            at, axis = self.parts.axis + lead, self.parts.axis
+            parts = self.parts.each(lambda law: law.expand((*shape[:at], law.shape[axis], *shape[at + 1 :])), at)
         return Moments(tuple(dims), self.mean, v, value, parts=parts)
 
     def resize(self, dim: int, size: int) -> Moments:
@@ -273,7 +285,7 @@ class Moments:
     def scale(self, factor: float) -> Moments:
         """Times a number."""
         value = None if self.value is None else np.asarray(self.value, dtype=np.float64) * factor
-        parts = self.parts and Parts(self.parts.axis, tuple(law.scale(factor) for law in self.parts.laws))
+        parts = self.parts and self.parts.each(lambda law: law.scale(factor))
         return Moments(self.dims, self.mean * factor, self.v * factor**2, value, self.alive, parts)
 
     def shift(self, offset: float) -> Moments:

@@ -2,7 +2,7 @@
 
 A class token in front of the patches, one scale per concatenated tensor, a gradient that is zero but at one position: one
 average over the axis says too little of them. Beside its own (pooled) law such a tensor keeps the law of every stretch. Pairs
-of entries in different stretches have the correlation of the pooled law.
+of entries in different stretches have laws of their own where something tells them, else the correlation of the pooled law.
 """
 
 from __future__ import annotations
@@ -10,14 +10,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import accumulate, pairwise
+from functools import reduce
+from itertools import accumulate, combinations, pairwise
 
 import numpy as np
 
 from gradlint.moments.array import Moments, Parts, align, from_pairs
 from gradlint.moments.tables import sum_subsets, take
 
-__all__ = ["MAX_PARTS", "alike", "boundaries", "concat", "cut", "embed", "join", "piece"]
+__all__ = [
+    "MAX_PARTS",
+    "alike",
+    "boundaries",
+    "concat",
+    "constant_along",
+    "couple",
+    "cut",
+    "embed",
+    "join",
+    "on_common_atoms",
+    "pairs_of",
+    "piece",
+]
 
 MAX_PARTS = 8
 """More stretches than this are merged with their likest neighbours."""
@@ -26,31 +40,36 @@ _ALIKE = 0.1
 """Stretches of one size whose pair moments differ by less than this share of their mean square are one."""
 
 
-def concat(parts: Sequence[Moments], dim: int, guide: Moments | None = None) -> Moments:
+def concat(parts: Sequence[Moments], dim: int, guide: Moments | None = None, pairs: Sequence[Moments] | None = None) -> Moments:
     """Put tensors together along an axis; the result forgets which was which (:func:`join` remembers).
 
-    Pairs within a part keep their moment, pairs across are ``m_i m_j`` plus what ``guide`` says of them.
+    Pairs within a part keep their moment; pairs across are ``m_i m_j`` plus a covariance.
 
     Args:
         guide: a law of the whole from which the correlation across parts is taken; None: they are independent.
+        pairs: the laws of two entries, one from each of two parts; then the guide is not needed.
     """
     dim %= len(parts[0].dims)
     sizes = [p.shape[dim] for p in parts]
     n = sum(sizes)
     bodies = [p.resize(dim, 1) for p in parts]
-    common = _constant_along(guide, dim) if guide is not None and guide.var > 0 else None
+    common = constant_along(guide, dim) if pairs is None and guide is not None and guide.var > 0 else None
+    mixed = [constant_along(pair, dim) for pair in pairs or ()]
     reference = bodies[0]
-    for body in (*bodies[1:], *([] if common is None else [common])):
+    for body in (*bodies[1:], *([] if common is None else [common]), *mixed):
         reference = align(reference, body)[0]
     same = np.zeros((2,) * reference.v.ndim)
     differ = np.zeros_like(same)
     for part, body, size in zip(parts, bodies, sizes, strict=True):
         same = same + align(body, reference)[0].pairs() * (size / n)
         if size > 1:
-            constant = _constant_along(part, dim)
+            constant = constant_along(part, dim)
             differ = differ + align(constant, reference)[0].pairs() * (size * (size - 1) / max(n * (n - 1), 1))
     mean = sum(p.mean * size for p, size in zip(parts, sizes, strict=True)) / n
-    differ = differ + _across([p.mean for p in parts], sizes)
+    if pairs is None:
+        differ = differ + _across([p.mean for p in parts], sizes)
+    for (i, j), pair in zip(combinations(range(len(parts)), 2), mixed, strict=pairs is not None):
+        differ = differ + align(pair, reference)[0].pairs() * (2 * sizes[i] * sizes[j] / (n * (n - 1)))
     if common is not None and guide is not None:
         covariance = sum_subsets(align(common, reference)[0].v) / guide.var
         differ = differ + covariance * _across([math.sqrt(p.var) for p in parts], sizes)
@@ -68,27 +87,80 @@ def _across(values: Sequence[float], sizes: Sequence[int]) -> float:
     return (total**2 - within) / max(n * (n - 1), 1)
 
 
-def _constant_along(x: Moments, dim: int) -> Moments:
+def constant_along(x: Moments, dim: int) -> Moments:
     """What an entry shares with the others of its axis, on an axis of size 1."""
     x = x.whole(dim)
     v = take(x.v, x.atoms(dim)[0], 0) if x.dims[dim] else x.v
     return Moments((*x.dims[:dim], (), *x.dims[dim + 1 :]), x.mean, v)
 
 
-def join(laws: Sequence[Moments], axis: int, guide: Moments | None = None) -> Moments:
+def on_common_atoms(laws: Sequence[Moments]) -> list[Moments]:
+    """Laws of one shape on the same atoms."""
+    reference = reduce(lambda x, y: align(x, y)[0], laws)
+    return [align(law, reference)[0] for law in laws]
+
+
+def join(laws: Sequence[Moments], axis: int, guide: Moments | None = None, pairs: Sequence[Moments] | None = None) -> Moments:
     """:func:`concat` that keeps the parts apart.
 
     Args:
         laws: of the parts, in their order along the axis.
         guide: as for :func:`concat`.
+        pairs: as for :func:`concat`.
     """
     laws = [replace(law, parts=None, value=None) for law in laws]
     axis %= len(laws[0].dims)
     if len(laws) == 1:
         return laws[0]
     if len(laws) > MAX_PARTS:
-        laws = [concat(laws[a:b], axis, guide) for a, b in pairwise(_merged([law.q for law in laws]))]
-    return replace(concat(laws, axis, guide), parts=Parts(axis, tuple(laws)))
+        whole = concat(laws, axis, guide, pairs)
+        laws = [concat(laws[a:b], axis, whole) for a, b in pairwise(_merged([law.q for law in laws]))]
+        return replace(whole, parts=Parts(axis, tuple(laws)))
+    together = None if pairs is None else tuple(replace(pair, parts=None) for pair in pairs)
+    return replace(concat(laws, axis, guide, together), parts=Parts(axis, tuple(laws), together))
+
+
+def couple(x: Moments, y: Moments, axis: int, moment: Moments) -> Moments:
+    """The law of one entry of ``x`` beside one of ``y`` along an axis of size 2.
+
+    What both have in common with themselves is the geometric mean of the two, so that a norm divides their moment by both
+    scales.
+
+    Args:
+        moment: a law on an axis of size 1 whose pair moments are ``E[x_i y_j]``.
+    """
+    a, b = x.resize(axis, 1), y.resize(axis, 1)
+    reference = align(align(a, b)[0], moment)[0]
+    a, b, m = (align(z, reference)[0] for z in (a, b, moment))
+    same = np.sqrt(np.maximum(a.pairs() * b.pairs(), 0.0))
+    mean = math.copysign(math.sqrt(max(x.mean * y.mean, 0.0)), x.mean)
+    at = sum(map(len, reference.dims[:axis]))
+    dims = (*reference.dims[:axis], (2,), *reference.dims[axis + 1 :])
+    return from_pairs(dims, mean, np.stack([m.pairs(), same], at))
+
+
+def pairs_of(x: Moments, axis: int, sizes: Sequence[int]) -> list[Moments]:
+    """For every two of consecutive pieces of an axis, the law of an entry of one beside an entry of the other."""
+    if x.parts is None or x.parts.axis != axis:
+        return [x.resize(axis, 2)] * (len(sizes) * (len(sizes) - 1) // 2)
+    owner, at = [], 0
+    ends = [*accumulate(x.parts.sizes)]
+    for size in sizes:
+        at += size
+        owner.append(next(i for i, end in enumerate(ends) if at <= end))
+    return [_pair(x, axis, p, q) for p, q in combinations(owner, 2)]
+
+
+def _pair(x: Moments, axis: int, p: int, q: int) -> Moments:
+    parts = x.parts
+    if parts is None or p == q:
+        return (x if parts is None else parts.laws[p]).resize(axis, 2)
+    if parts.pairs is not None:
+        return parts.pairs[[*combinations(range(len(parts.laws)), 2)].index((p, q))]
+    a, b, common = parts.laws[p], parts.laws[q], constant_along(x, axis)
+    share = math.sqrt(a.var * b.var) / x.var if x.var > 0 else 0.0
+    covariance = from_pairs(common.dims, 0.0, sum_subsets(common.v) * share + a.mean * b.mean)
+    return couple(a, b, axis, covariance)
 
 
 def _merged(squares: list[float]) -> list[int]:

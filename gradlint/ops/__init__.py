@@ -14,10 +14,11 @@ from gradlint.ops import (
     recurrent,
     regularise,
     shape,
+    softmax,
 )
 from gradlint.ops.apart import by_parts
 from gradlint.ops.registry import IDENTITY, POINTWISE, TABLE, Call, Flow, Op, lookup, transfer
 
 __all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Op", "by_parts", "lookup", "transfer"]
 
-FAMILIES = (activation, attention, combine, conv, embed, linear, loss, norm, pieces, pool, recurrent, regularise, shape)
+FAMILIES = (activation, attention, combine, conv, embed, linear, loss, norm, pieces, pool, recurrent, regularise, shape, softmax)

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradlint.moments import MAX_PARTS, Moments, boundaries, cut, join, total
+from gradlint.moments import MAX_PARTS, Moments, boundaries, cut, join, pairs_of, total
 
 if TYPE_CHECKING:
     from gradlint.ops.registry import Call, Flow
 
-__all__ = ["Plan", "Planner", "across", "broadcast", "by_parts", "channels", "rows", "unreduced"]
+__all__ = ["MAX_PAIRED", "Plan", "Planner", "across", "broadcast", "by_parts", "channels", "rows", "unreduced"]
+
+MAX_PAIRED = 4
+"""Two entries of two parts have laws of their own up to this many parts."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Plan:
     along: Mapping[Moments, int]
 
 
+_Run = tuple["Flow", dict[Moments, Moments]]
 Planner = Callable[["Call", Sequence[Any], Mapping[str, Any], Moments], Plan | None]
 
 
@@ -98,33 +102,44 @@ def by_parts(planner: Planner | None, function: Callable[..., Flow], call: Call,
         divisions = [m.parts.sizes for m, d in plan.along.items() if m.parts is not None and m.parts.axis == d]
         sizes = boundaries(divisions)
         if len(sizes) <= MAX_PARTS:
-            return _together(_runs(plan, sizes, function, call, args, kwargs), plan, sizes, whole)
+            runs, couples = _runs(plan, sizes, function, call, args, kwargs)
+            return _together(runs, couples, plan, sizes, whole)
     return whole
 
 
-_Run = tuple["Flow", dict[Moments, Moments]]
+def _run(plan: Plan, laws: Mapping[Moments, Moments], size: int, function: Callable[..., Flow], call: Call,
+         args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Run:  # fmt: skip
+    """The flow of one part, with the laws that stand for the cut arguments."""
+    mine = {m: replace(law) for m, law in laws.items()}
+    shape = None if call.shape is None else (*call.shape[: plan.out], size, *call.shape[plan.out + 1 :])
+    given: Any = _replaced((tuple(args), dict(kwargs)), mine)
+    return function(replace(call, shape=shape), *given[0], **given[1]), mine
 
 
 def _runs(plan: Plan, sizes: Sequence[int], function: Callable[..., Flow], call: Call, args: Sequence[Any],
-          kwargs: Mapping[str, Any]) -> list[_Run]:  # fmt: skip
-    """One flow per part, with the laws that stand for the cut arguments."""
+          kwargs: Mapping[str, Any]) -> tuple[list[_Run], list[Any] | None]:  # fmt: skip
+    """One flow per part; and the outputs for two entries of every two parts, where there are few parts."""
     pieces = {m: cut(m, axis, sizes) for m, axis in plan.along.items()}
-    runs = []
-    for i, size in enumerate(sizes):
-        mine = {m: replace(cuts[i]) for m, cuts in pieces.items()}
-        shape = None if call.shape is None else (*call.shape[: plan.out], size, *call.shape[plan.out + 1 :])
-        given: Any = _replaced((tuple(args), dict(kwargs)), mine)
-        runs.append((function(replace(call, shape=shape), *given[0], **given[1]), mine))
-    return runs
+    runs = [_run(plan, {m: cuts[i] for m, cuts in pieces.items()}, size, function, call, args, kwargs)
+            for i, size in enumerate(sizes)]  # fmt: skip
+    if len(sizes) > MAX_PAIRED:
+        return runs, None
+    couples = {m: pairs_of(m, axis, sizes) for m, axis in plan.along.items()}
+    number = len(sizes) * (len(sizes) - 1) // 2
+    return runs, [
+        _run(plan, {m: laws[i] for m, laws in couples.items()}, 2, function, call, args, kwargs)[0].out for i in range(number)
+    ]
 
 
-def _together(runs: Sequence[_Run], plan: Plan, sizes: Sequence[int], whole: Flow) -> Flow:
-    def joined(laws: Sequence[Any], axis: int, guide: Any) -> Any:
+def _together(runs: Sequence[_Run], couples: Sequence[Any] | None, plan: Plan, sizes: Sequence[int], whole: Flow) -> Flow:
+    def joined(laws: Sequence[Any], axis: int, guide: Any, couples: Sequence[Any] | None) -> Any:
         if isinstance(guide, tuple):
-            return tuple(joined(member, axis, g) for member, g in zip(zip(*laws, strict=True), guide, strict=True))
-        return join(laws, axis, guide) if isinstance(guide, Moments) else guide
+            each = [None] * len(guide) if couples is None else zip(*couples, strict=True)
+            members = zip(zip(*laws, strict=True), guide, each, strict=True)
+            return tuple(joined(member, axis, g, c) for member, g, c in members)
+        return join(laws, axis, guide, couples) if isinstance(guide, Moments) else guide
 
-    out = joined([flow.out for flow, _ in runs], plan.out, whole.out)
+    out = joined([flow.out for flow, _ in runs], plan.out, whole.out, couples)
 
     def back(g: Any) -> dict[Moments, Moments]:
         guides = whole.back(g)

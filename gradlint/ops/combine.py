@@ -124,15 +124,15 @@ def _reciprocal(y: Moments) -> Moments:
 @transfer(torch.where, "where")
 def where(_: Call, condition: Moments, input: Any, other: Any) -> Flow:
     """A choice by a known mask: each side is a product with the share of entries it fills."""
-    input, other = _number(input), _number(other)
-    if isinstance(input, Moments) and _is_number(other) and other <= MASKED and condition.value is not None:
+    first, second = _number(input), _number(other)
+    if isinstance(first, Moments) and _is_number(second) and second <= MASKED and condition.value is not None:
         alive = np.asarray(condition.value, dtype=bool)
-        return Flow(_with_alive(input, alive), lambda g: {input: g})
+        return Flow(_with_alive(first, alive), lambda g: {first: g})
     if condition.value is None:
         raise NotImplementedError("where() on an unknown mask")
     chosen = np.asarray(condition.value, dtype=np.float64)
     sides, grads = [], {}
-    for side, weight in ((input, chosen), (other, 1.0 - chosen)):
+    for side, weight in ((first, chosen), (second, 1.0 - chosen)):
         law = Moments.of_array(weight)
         if _is_number(side):
             sides.append(law.scale(float(side)))
