@@ -3,9 +3,9 @@
     python -m benchmarks.accuracy                      the table and its summary
     python -m benchmarks.accuracy --only resnet        models whose name contains it (or matches the pattern)
     python -m benchmarks.accuracy --detail gpt.py:GPT  predicted beside measured, in the order of forward
-    python -m benchmarks.accuracy --write              also commit the table to benchmarks/README.md
+    python -m benchmarks.accuracy --write              also commit the table to README.md and the plot to accuracy.svg
 
-What is measured is kept in benchmarks/.cache, keyed by fixture, inputs and seeds: a second run only predicts.
+What is measured is kept in benchmarks/.cache, keyed by fixture, inputs and seeds: a second run only predicts and times.
 """
 
 from __future__ import annotations
@@ -17,35 +17,34 @@ import hashlib
 import importlib.util
 import json
 import math
-import statistics
 import sys
 import time
 import tomllib
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-import gradlint
-from gradlint.trace import parse_input
-from gradlint.verify import Comparison, Measured, backward, compare, measure
+from benchmarks._tables import HEAD, Row, cells, detail, summary, text_line, write
+from gradlint.analysis import Analysis
+from gradlint.errors import TargetError
+from gradlint.flow import propagate
+from gradlint.trace import build, parse_input, recording, trace
+from gradlint.verify import Measured, backward, compare, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from torch import nn
-
     from gradlint.trace import InputSpec
-    from gradlint.verify import Size
 
 ROOT = Path(__file__).resolve().parent.parent
 ZOO = ROOT / "fixtures" / "zoo"
 CACHE = ROOT / "benchmarks" / ".cache"
-README = ROOT / "benchmarks" / "README.md"
-START, END = "<!-- accuracy:start -->", "<!-- accuracy:end -->"
+BATCH = 2  # of the real pass that the analysis is timed against
 
 
 @dataclass(frozen=True)
@@ -54,21 +53,6 @@ class Options:
 
     seeds: int
     fresh: bool
-    timed: bool
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model: the numbers of its comparison, or why there are none."""
-
-    model: str
-    parameters: int = 0
-    nodes: int = 0
-    comparison: Comparison | None = None
-    coverage: str = ""
-    analysis_s: float = 0.0
-    real_s: float = 0.0
-    error: str = ""
 
 
 def targets() -> dict[str, dict[str, Any]]:
@@ -89,44 +73,69 @@ def load(target: str) -> Callable[[], nn.Module]:
     return getattr(sys.modules[unique], name)
 
 
-def measured(target: str, inputs: Sequence[str], options: Options) -> tuple[Measured, float]:
-    """What real seeds give, and the seconds of one forward and backward; from the cache when it is there."""
+def measured(target: str, inputs: Sequence[str], options: Options) -> Measured:
+    """What real seeds give; from the cache when it is there."""
     source = (ZOO / target.partition(":")[0]).read_bytes()
     key = hashlib.sha256(source + repr((target, list(inputs), options.seeds, torch.__version__)).encode()).hexdigest()
     file = CACHE / f"{target.replace('.py:', '.')}.{key[:16]}.json"
     if file.exists() and not options.fresh:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        found, seconds = Measured.from_dict(data["measured"]), data["seconds"]
-        if not options.timed:
-            return found, seconds
-    else:
-        found = measure(load(target), [parse_input(text) for text in inputs], options.seeds)
-    seconds = clock(load(target), found.inputs)
+        return Measured.from_dict(json.loads(file.read_text(encoding="utf-8"))["measured"])
+    found = measure(load(target), [parse_input(text) for text in inputs], options.seeds)
     CACHE.mkdir(exist_ok=True)
     (CACHE / ".gitignore").write_text("*\n", encoding="utf-8")
-    file.write_text(json.dumps({"measured": found.to_dict(), "seconds": seconds}), encoding="utf-8")
-    return found, seconds
+    file.write_text(json.dumps({"measured": found.to_dict()}), encoding="utf-8")
+    return found
 
 
-def clock(build: Callable[[], nn.Module], inputs: Sequence[InputSpec]) -> float:
-    """Seconds of one forward and backward in float32, the best of two; construction is not counted."""
-    model = build()
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def real_seconds(factory: Callable[[], nn.Module], inputs: Sequence[InputSpec]) -> float:
+    """Seconds of one forward and backward in float32 at batch 2, the best of two; construction is not counted.
+
+    Where the model does not run with 2 as the first dimension of its inputs, they are as they are.
+    """
+    model = factory()
+    small = [replace(spec, shape=(BATCH, *spec.shape[1:])) for spec in inputs]
+    try:
+        backward(model, small)
+    except TargetError:
+        small = list(inputs)
     best = math.inf
     for _ in range(2):
+        model.zero_grad(set_to_none=True)
         start = time.perf_counter()
-        backward(model, inputs)
+        backward(model, small)
         best = min(best, time.perf_counter() - start)
     return best
 
 
-def run(target: str, inputs: Sequence[str], options: Options) -> tuple[Row, Measured | None, Any]:
+def analysed(factory: Callable[[], nn.Module], inputs: Sequence[InputSpec]) -> tuple[Analysis, float]:
+    """The prediction, and its seconds: of trace and flow, without imports and without building the model."""
+    imported()
+    with recording() as laws:
+        model = build(factory)
+    start = time.perf_counter()
+    flowed = propagate(trace(model, list(inputs), laws=laws))
+    return Analysis.of(flowed), time.perf_counter() - start
+
+
+@functools.cache
+def imported() -> None:
+    """Whatever the first analysis of a process imports."""
+    propagate(trace(lambda: nn.Linear(2, 2), [parse_input("2,2")]))
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def run(target: str, inputs: Sequence[str], options: Options) -> tuple[Row, Measured | None, Analysis | None]:
     """One model: measure, predict, compare. A model that fails is a row that says so."""
     torch.set_num_threads(1)
     try:
-        real, seconds = measured(target, inputs, options)
-        start = time.perf_counter()
-        analysis = gradlint.analyze(load(target), list(real.inputs))
-        analysis_s = time.perf_counter() - start
+        real = measured(target, inputs, options)
+        real_s = real_seconds(load(target), real.inputs)
+        analysis, analysis_s = analysed(load(target), real.inputs)
         comparison = compare(analysis, real)
     except Exception as error:  # noqa: BLE001 - the other models go on
         where = error.__traceback__
@@ -139,9 +148,9 @@ def run(target: str, inputs: Sequence[str], options: Options) -> tuple[Row, Meas
         parameters=sum(math.prod(p.shape) for p in analysis.parameters.values()),
         nodes=len(analysis.nodes),
         comparison=comparison,
-        coverage=str(analysis.coverage),
+        coverage=analysis.coverage,
         analysis_s=analysis_s,
-        real_s=seconds,
+        real_s=real_s,
     )
     return row, real, analysis
 
@@ -159,137 +168,6 @@ def rows(chosen: dict[str, dict[str, Any]], options: Options, jobs: int) -> Iter
         yield from pool.map(row_of, work)
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-HEAD = (
-    "model",
-    "params M",
-    "nodes",
-    "gradient median",
-    "p95",
-    "forward median",
-    "p95",
-    "init worst",
-    "noise",
-    "span",
-    "zeros",
-    "missing",
-    "× real",
-    "worst gradient",
-)
-
-
-def cells(row: Row) -> tuple[str, ...]:
-    c = row.comparison
-    if c is None:
-        return (row.model, *[""] * (len(HEAD) - 2), row.error)
-    worst = "".join(f"{e.name or '(model)'} {e.bits:+.2f}" for e in c.gradient.worst())
-    initial = "".join(f"{abs(e.bits):.2f}" for e in c.initial.worst())
-    noise = statistics.median(e.noise for e in c.gradient.entries) if c.gradient.entries else 0.0
-    return (
-        row.model,
-        f"{row.parameters / 1e6:.2f}",
-        str(row.nodes),
-        f"{c.gradient.median:.3f}",
-        f"{c.gradient.p95:.2f}",
-        f"{c.forward.median:.3f}",
-        f"{c.forward.p95:.2f}",
-        initial,
-        f"{noise:.2f}",
-        f"{c.gradient.span:.1f}",
-        str(len(c.zeros)),
-        str(len(c.missing)),
-        f"{row.analysis_s / row.real_s:.1f}",
-        worst,
-    )
-
-
-def text_line(values: Sequence[str]) -> str:
-    widths = (40, 8, 6, 8, 6, 8, 6, 6, 6, 6, 5, 7, 7)
-    short = [value.removeprefix("gradient ").removeprefix("forward ") for value in values]
-    first = f"{short[0]:{widths[0]}}"
-    return first + " ".join(f"{v:>{w}}" for v, w in zip(short[1:-1], widths[1:], strict=True)) + "  " + short[-1]
-
-
-def summary(done: Sequence[Row]) -> list[str]:
-    good = [(row, row.comparison) for row in done if row.comparison is not None]
-    failed = len(done) - len(good)
-    lines = []
-    if good:
-        gradient = [c.gradient for _, c in good]
-        forward = [c.forward for _, c in good]
-        p95 = sum(e.p95 <= 1.0 for e in gradient)
-        zeros = sum(len(c.zeros) for _, c in good)
-        missing = sum(len(c.missing) for _, c in good)
-        ratio = statistics.median(row.analysis_s / row.real_s for row, _ in good)
-        typical, before = (statistics.median(e.median for e in errors) for errors in (gradient, forward))
-        lines += [
-            f"median over {len(good)} models of the median gradient error: {typical:.3f} bit (forward {before:.3f})",
-            f"models with 95 % of their gradients within 1 bit: {p95} of {len(good)}",
-            f"zero by symmetry but not predicted so: {zeros}; measured but not predicted: {missing}",
-            f"analysis time, median: {ratio:.1f} times one real forward and backward on the same single core",
-        ]
-    if failed:
-        lines.append(f"not analysed: {failed}")
-    return lines
-
-
-def write(done: Sequence[Row]) -> None:
-    """Put the table between the markers of README.md."""
-    lines = [f"- {line}" for line in summary(done)] + [""]
-    lines += ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in done]
-    before, _, rest = README.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    README.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
-
-
-def detail(target: str, inputs: Sequence[str], options: Options) -> int:
-    """Predicted beside measured in bits: parameters just before the module that holds them, in the order of forward."""
-    row, real, analysis = run(target, inputs, options)
-    if real is None or row.comparison is None:
-        print(f"{target}: {row.error}")
-        return 1
-    print(f"{target}  {row.coverage}; measured in {real.dtype} over {real.seeds} seeds; sizes and errors in bits\n")
-    head = ("name", "rms", "predicted", "error", "gradient", "predicted", "error", "noise")
-    line = "{:58} {:>8} {:>9} {:>7}   {:>8} {:>9} {:>7} {:>6}"
-    print(line.format(*head))
-    left = dict(real.parameters)
-    for path, size in real.modules.items():
-        for name in [name for name in left if name.rpartition(".")[0] == path]:
-            print(line.format(f"    {name}", *numbers(left.pop(name), analysis.parameters.get(name))))
-        print(line.format(f"[{path or 'model'}]", *numbers(size, analysis.modules.get(path))))
-    for name, size in left.items():
-        print(line.format(f"    {name}", *numbers(size, analysis.parameters.get(name))))
-    print()
-    for zero in row.comparison.zeros:
-        print(f"not zero: {zero}")
-    for name in row.comparison.missing:
-        print(f"not predicted: {name}")
-    print(f"gradient median {row.comparison.gradient.median:.3f} p95 {row.comparison.gradient.p95:.2f}")
-    print(f"forward  median {row.comparison.forward.median:.3f} p95 {row.comparison.forward.p95:.2f}")
-    for entry in row.comparison.gradient.worst(8):
-        print(f"worst: {entry}")
-    return 0
-
-
-def numbers(size: Size, facts: Any) -> tuple[str, ...]:
-    rms, grad = (None, None) if facts is None else (facts.rms, facts.grad_rms)
-    return (*triple(size.rms, rms), *triple(size.grad_rms, grad), f"{size.noise:.2f}")
-
-
-def triple(real: float | None, predicted: float | None) -> tuple[str, str, str]:
-    known = bool(real) and bool(predicted) and math.isfinite(predicted or 0.0)
-    error = f"{math.log2(predicted) - math.log2(real):+.2f}" if known else ""
-    return bits(real), bits(predicted), error
-
-
-def bits(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{math.log2(value):.2f}" if 0.0 < value < math.inf else f"{value:g}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", metavar="PATTERN", action="append", default=[], help="a part of the name, or a glob")
@@ -297,9 +175,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--fresh", action="store_true", help="measure again")
-    parser.add_argument("--write", action="store_true", help="write the table to benchmarks/README.md")
+    parser.add_argument("--write", action="store_true", help="write the table and the plot to benchmarks/")
     given = parser.parse_args()
-    options = Options(seeds=given.seeds, fresh=given.fresh, timed=given.write)
+    options = Options(seeds=given.seeds, fresh=given.fresh)
     patterns = [given.detail] if given.detail else given.only
     chosen = {
         target: expected
@@ -309,7 +187,7 @@ def main() -> int:
     if not chosen:
         parser.error("no model of that name")
     if given.detail:
-        return max(detail(target, expected["inputs"], options) for target, expected in chosen.items())
+        return max(detail(*run(target, expected["inputs"], options)) for target, expected in chosen.items())
     if given.write and patterns:
         parser.error("--write wants every model: leave --only out")
     print(text_line(HEAD))
@@ -320,7 +198,10 @@ def main() -> int:
         say(text_line(cells(row)))
     print("", *summary(done), sep="\n")
     if given.write:
+        from benchmarks._scatter import draw  # noqa: PLC0415 - only this needs matplotlib
+
         write(done)
+        draw([row.comparison for row in done if row.comparison is not None], ROOT / "benchmarks" / "accuracy.svg")
     return int(any(row.error for row in done))
 
 

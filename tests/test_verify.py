@@ -78,6 +78,35 @@ def test_gradient_is_of_the_value_before_an_in_place_op():
     assert real.modules["act"].grad_rms == pytest.approx(1.0, rel=0.03)
 
 
+def test_gradient_of_a_view_that_is_written_into():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(256, 256)
+            self.token = nn.Parameter(torch.randn(256))
+
+        def forward(self, x):
+            x = self.fc(x)  # of three axes: a view
+            x[torch.arange(8) % 4 == 0] = self.token
+            return x
+
+    real = measure(Masked, [spec(8, 32, 256)])
+    assert real.modules["fc"].grad_rms == pytest.approx(0.75**0.5, rel=0.03)
+
+
+def test_a_cotangent_of_one_entry_adds_no_noise():
+    class Scalar(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return self.scale * x.detach().sum().sign()
+
+    scale = measure(Scalar, [spec(4)]).parameters["scale"]
+    assert (scale.grad_rms, scale.noise) == pytest.approx((1.0, 0.0))
+
+
 def test_last_call_of_a_reused_module_counts():
     class Reused(nn.Module):
         def __init__(self):

@@ -121,9 +121,19 @@ def backward(model: nn.Module, inputs: Sequence[InputSpec]) -> None:
     if output is None or not output.requires_grad:
         raise TraceError("no floating-point output carries a gradient")
     try:
-        torch.autograd.backward(output, torch.randn_like(output))
+        torch.autograd.backward(output, _cotangent(output))
     except Exception as error:  # so may a custom autograd function
         raise TraceError(f"backward raised {type(error).__name__}: {error}") from error
+
+
+def _cotangent(output: Tensor) -> Tensor:
+    """A direction drawn from N(0, 1), with root mean square 1.
+
+    The length of a Gaussian vector is independent of its direction, and its mean square is 1: mean squares of gradients
+    are those of N(0, 1), with less noise where the output has few entries.
+    """
+    drawn = torch.randn_like(output)
+    return drawn * (math.sqrt(drawn.numel()) / float(drawn.norm()))
 
 
 @dataclass
@@ -172,7 +182,8 @@ class _Outputs:
     """Hooks that see each module's output, at its last call, and its gradient.
 
     In-place ops that follow do no harm: the value is read at once, and a tensor's hook is given the gradient with
-    respect to the value that it had when the hook was set.
+    respect to the value that it had when the hook was set. An op that writes into a view, as the output of a linear layer
+    is one, takes the view out of the graph: then the hook of the view's base is heard.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -204,11 +215,18 @@ class _Outputs:
             if not output.requires_grad:
                 return
 
-            def backward(grad: Tensor) -> None:
-                if call == calls:
+            heard = False
+
+            def backward(grad: Tensor, *, base: bool = False) -> None:
+                nonlocal heard
+                if call == calls and not (base and heard):
                     self.seen[path] = (value, _mean_square(grad))
+                heard = True
 
             output.register_hook(backward)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            whole = output._base  # noqa: SLF001
+            if whole is not None and whole.requires_grad and whole.numel() == output.numel():
+                whole.register_hook(partial(backward, base=True))  # type: ignore[no-untyped-call]
 
         return forward
 
