@@ -6,6 +6,7 @@ from gradlint.ops import (
     combine,
     conv,
     embed,
+    index,
     linear,
     loss,
     norm,
@@ -13,6 +14,7 @@ from gradlint.ops import (
     pool,
     recurrent,
     regularise,
+    scatter,
     shape,
 )
 from gradlint.ops.apart import by_parts
@@ -20,4 +22,20 @@ from gradlint.ops.registry import IDENTITY, POINTWISE, TABLE, Call, Flow, Op, lo
 
 __all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Op", "by_parts", "lookup", "transfer"]
 
-FAMILIES = (activation, attention, combine, conv, embed, linear, loss, norm, pieces, pool, recurrent, regularise, shape)
+FAMILIES = (
+    activation,
+    attention,
+    combine,
+    conv,
+    embed,
+    index,
+    linear,
+    loss,
+    norm,
+    pieces,
+    pool,
+    recurrent,
+    regularise,
+    scatter,
+    shape,
+)
