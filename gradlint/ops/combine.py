@@ -1,4 +1,4 @@
-"""Sums and products of tensors, and reductions.
+"""Sums and products of tensors, and choices between them.
 
 Independent branches add their moments; independent factors multiply their pair tables. Branches that are functions of one
 tensor are recognised before (``gradlint.recognise``) and never reach these rules.
@@ -6,16 +6,14 @@ tensor are recognised before (``gradlint.recognise``) and never reach these rule
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from gradlint.moments import Moments, product
-from gradlint.ops.apart import Plan, broadcast
+from gradlint.ops.apart import broadcast
 from gradlint.ops.registry import Call, Flow, transfer
 
 MASKED = -1e4
@@ -160,37 +158,3 @@ def masked_fill(_: Call, input: Moments, mask: Moments, value: Any) -> Flow:
     law = Moments.of_array(keep.astype(np.float64))
     out = product(input, law).shift(0.0) + Moments.of_array(np.where(keep, 0.0, fill))
     return Flow(out, lambda g: {input: product(g, law)})
-
-
-def _dims(x: Moments, dim: Any) -> list[int]:
-    if dim is None:
-        return list(range(len(x.dims)))
-    return [d % len(x.dims) for d in ([dim] if isinstance(dim, int) else dim)]
-
-
-def _unsummed(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Moments) -> Plan | None:
-    """A reduction of other axes than that of the parts."""
-    gone = _dims(x, args[1] if len(args) > 1 else kwargs.get("dim"))
-    if x.parts is None or call.shape is None or x.parts.axis in gone:
-        return None
-    lost = 0 if len(call.shape) == len(x.dims) else sum(d < x.parts.axis for d in gone)
-    return Plan(x.parts.axis - lost, {x: x.parts.axis})
-
-
-@transfer(torch.sum, "sum", apart=_unsummed)
-def sum_(call: Call, input: Moments, dim: Any = None, keepdim: bool = False, **_kw: Any) -> Flow:
-    """Sum over axes: a varying component grows by n, a constant one by n²; the gradient is copied to every entry."""
-    dims = _dims(input, dim)
-    return Flow(input.sum(dims, keepdim=keepdim), lambda g: {input: _spread(g, input, dims)})
-
-
-@transfer(torch.mean, "mean", apart=_unsummed)
-def mean(call: Call, input: Moments, dim: Any = None, keepdim: bool = False, **_kw: Any) -> Flow:
-    """Mean over axes."""
-    dims = _dims(input, dim)
-    n = math.prod(input.shape[d] for d in dims)
-    return Flow(input.average(dims, keepdim=keepdim), lambda g: {input: _spread(g, input, dims).scale(1 / n)})
-
-
-def _spread(g: Moments, x: Moments, dims: list[int]) -> Moments:
-    return g.reshape([1 if d in dims else n for d, n in enumerate(x.shape)]).expand(x.shape)
