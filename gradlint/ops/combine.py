@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlint.moments import Moments, product
+from gradlint.moments import Moments, disjoint, product
 from gradlint.ops.apart import broadcast
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -119,31 +119,31 @@ def _reciprocal(y: Moments) -> Moments:
     return y.map(1.0 / np.where(np.abs(y.on_grid()) < abs(y.mean) / 8, abs(y.mean) / 8, y.on_grid()))
 
 
+def _chosen(mask: np.ndarray[Any, Any], inside: Any, outside: Any) -> Flow:
+    """``inside`` where a known mask is true, ``outside`` elsewhere: tensors or numbers."""
+    share = Moments.of_array(np.asarray(mask, dtype=np.float64))
+    sides, grads = [], {}
+    for side, weight in ((inside, share), (outside, share.scale(-1).shift(1))):
+        if _is_number(side):
+            sides.append(weight.scale(float(side)))
+        else:
+            sides.append(product(side, weight))
+            grads[side] = weight
+    return Flow(disjoint(sides[0], sides[1], share), lambda g: {x: product(g, weight).fold(x.shape) for x, weight in grads.items()})
+
+
 @transfer(torch.where, "where")
-def where(_: Call, condition: Moments, input: Any, other: Any) -> Flow:
-    """A choice by a known mask: each side is a product with the share of entries it fills."""
-    input, other = _number(input), _number(other)
-    if isinstance(input, Moments) and _is_number(other) and other <= MASKED and condition.value is not None:
-        alive = np.asarray(condition.value, dtype=bool)
-        return Flow(_with_alive(input, alive), lambda g: {input: g})
+def where(_: Call, condition: Moments, input: Any = None, other: Any = None) -> Flow:
+    """A choice by a known mask; of the mask alone the places where it is true, which carry no moments."""
     if condition.value is None:
         raise NotImplementedError("where() on an unknown mask")
-    chosen = np.asarray(condition.value, dtype=np.float64)
-    sides, grads = [], {}
-    for side, weight in ((input, chosen), (other, 1.0 - chosen)):
-        law = Moments.of_array(weight)
-        if _is_number(side):
-            sides.append(law.scale(float(side)))
-        else:
-            sides.append(product(side, law))
-            grads[side] = law
-    # the two masks never overlap, so their product has no cross term: subtract the one that + adds
-    out = sides[0] + sides[1]
-    overlap = 2 * sides[0].mean * sides[1].mean
-    v = out.v.copy()
-    if v.ndim:
-        v[(-1,) * v.ndim] -= overlap
-    return Flow(Moments(out.dims, out.mean, v), lambda g: {s: product(g, m).fold(s.shape) for s, m in grads.items()})
+    mask = np.asarray(condition.value, dtype=bool)
+    if input is None:
+        return Flow((None,) * len(condition.dims), lambda _: {})
+    inside, outside = _number(input), _number(other)
+    if isinstance(inside, Moments) and _is_number(outside) and outside <= MASKED:
+        return Flow(_with_alive(inside, mask), lambda g: {inside: g})
+    return _chosen(mask, inside, outside)
 
 
 @transfer(torch.masked_fill, "masked_fill")
@@ -151,10 +151,7 @@ def masked_fill(_: Call, input: Moments, mask: Moments, value: Any) -> Flow:
     """Fill by a known mask; a very negative value marks entries as taking no part in a softmax."""
     if mask.value is None:
         raise NotImplementedError("masked_fill() with an unknown mask")
-    fill = float(value.value) if isinstance(value, Moments) and value.value is not None else value
-    keep = ~np.asarray(mask.value, dtype=bool)
-    if fill <= MASKED:
-        return Flow(_with_alive(input, keep), lambda g: {input: g})
-    law = Moments.of_array(keep.astype(np.float64))
-    out = product(input, law).shift(0.0) + Moments.of_array(np.where(keep, 0.0, fill))
-    return Flow(out, lambda g: {input: product(g, law)})
+    fill, filled = _number(value), np.asarray(mask.value, dtype=bool)
+    if _is_number(fill) and fill <= MASKED:
+        return Flow(_with_alive(input, ~filled), lambda g: {input: g})
+    return _chosen(filled, fill, input)

@@ -58,6 +58,7 @@ ids = known(np.random.default_rng(0).integers(0, 20, (8, 6)))
 labels = known(np.random.default_rng(1).integers(0, 20, 64))
 causal = known(np.tril(np.ones((16, 16), dtype=bool)))
 heads = law(4, 3, 16, 32)
+mask3 = known(np.random.default_rng(7).random((8, 6, 32)) < 0.4)
 
 CASES: list[Case] = [
     # linear
@@ -83,6 +84,9 @@ CASES: list[Case] = [
     Case(torch.div, (x34, law(8, 6, 1, mean=4.0, var=0.1))),
     Case(torch.div, (x34, 3.0)),
     Case(torch.where, (causal, law(4, 3, 16, 16), 0.5)),
+    Case(torch.where, (mask3, x34, law(32, mean=-1.0, along0=0.5))),
+    Case(torch.where, (known(np.arange(6)[:, None] < 2), x34, law(8, 6, 32, mean=-1.0))),
+    Case("masked_fill", (x34, mask3, 2.0)),
     Case(torch.masked_fill, (law(4, 16, 16, mean=0.2), causal, 0.0)),
     # shapes
     Case(torch.reshape, (x34, (48, 32))),

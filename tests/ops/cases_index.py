@@ -6,7 +6,7 @@ import operator
 
 import numpy as np
 import torch
-from cases import Case, image, known, law, x34
+from cases import Case, image, known, law, mask3, x34
 from torch.nn import functional as F
 
 from gradlint.trace import mutation
@@ -17,7 +17,6 @@ distinct = known(draw.permutation(6)[:4])
 sentence = known(draw.integers(0, 6, (8, 3, 1)).repeat(32, 2))
 cells = known(draw.permuted(np.tile(np.arange(6)[:, None], (8, 1, 32)), axis=1)[:, :3])
 mask2 = known(draw.random((8, 6)) < 0.4)
-mask3 = known(draw.random((8, 6, 32)) < 0.4)
 count = int(np.asarray(mask2.value).sum())
 square = law(6, 16, 16, mean=0.5, along0=0.3, along1=0.4)
 
