@@ -231,8 +231,8 @@ class Behind(nn.Module):
         return self.op(self.layer(x))
 
 
-def cumsum(x: torch.Tensor) -> torch.Tensor:
-    return torch.cumsum(x, 1)
+def cumprod(x: torch.Tensor) -> torch.Tensor:
+    return torch.cumprod(x, 1)
 
 
 def logsumexp(x: torch.Tensor) -> torch.Tensor:
@@ -243,7 +243,7 @@ def custom(x: torch.Tensor) -> torch.Tensor:
     return TwiceForwardThriceBack.apply(x)
 
 
-@pytest.mark.parametrize(("op", "name"), [(cumsum, "cumsum"), (logsumexp, "logsumexp"), (custom, "apply")])
+@pytest.mark.parametrize(("op", "name"), [(cumprod, "cumprod"), (logsumexp, "logsumexp"), (custom, "apply")])
 def test_an_op_without_a_formula_is_sampled_and_counted(op: Any, name: str) -> None:
     analysis = gradlint.analyze(lambda: Behind(op), (torch.randn(64, 32),))
     assert analysis.coverage.sampled == {name: 1}
@@ -289,7 +289,7 @@ def numbers(analysis: gradlint.Analysis) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("build", [everyday, lambda: Behind(cumsum)], ids=["by formula", "sampled"])
+@pytest.mark.parametrize("build", [everyday, lambda: Behind(cumprod)], ids=["by formula", "sampled"])
 def test_two_analyses_give_identical_numbers(build: Any) -> None:
     shape = (4, 3, 8, 8) if build is everyday else (4, 32)
     torch.manual_seed(1)

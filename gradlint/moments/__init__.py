@@ -29,8 +29,9 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 
 from gradlint.moments.array import Moments, Parts, from_pairs
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, pairs_of, piece
-from gradlint.moments.products import einsum, energy, meet, product, total
+from gradlint.moments.products import disjoint, einsum, energy, meet, product, total
 from gradlint.moments.quadrature import GRID
+from gradlint.moments.selection import Positions, Selection, Window
 from gradlint.moments.tables import MAX_ATOMS, Array, take
 
 __all__ = [
@@ -40,11 +41,15 @@ __all__ = [
     "Array",
     "Moments",
     "Parts",
+    "Positions",
+    "Selection",
+    "Window",
     "alike",
     "boundaries",
     "concat",
     "couple",
     "cut",
+    "disjoint",
     "einsum",
     "embed",
     "energy",

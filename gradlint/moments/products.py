@@ -13,7 +13,7 @@ from gradlint.moments.array import Moments, align, from_pairs
 from gradlint.moments.parts import MAX_PARTS, boundaries, cut, join
 from gradlint.moments.tables import Atoms, refine
 
-__all__ = ["einsum", "energy", "meet", "product", "total"]
+__all__ = ["disjoint", "einsum", "energy", "meet", "product", "total"]
 
 
 def product(*factors: Moments) -> Moments:
@@ -23,6 +23,20 @@ def product(*factors: Moments) -> Moments:
         x, y = align(out, factor)
         out = from_pairs(x.dims, x.mean * y.mean, x.pairs() * y.pairs())
     return out
+
+
+def disjoint(x: Moments, y: Moments, mask: Moments) -> Moments:
+    """``x + y`` where x is zero outside a mask of zeros and ones, and y inside of it.
+
+    A pair with one entry inside and the other outside has the product of their means there; of the pairs that share S such are
+    ``2(p − K_mask[S])``.
+    """
+    both = align(align(x, y)[0], mask)[0]
+    a, b, inside = (align(m, both)[0] for m in (x, y, mask))
+    p, table = mask.mean, a.pairs() + b.pairs()
+    if 0.0 < p < 1.0:
+        table = table + 2 * (p - inside.pairs()) * (x.mean / p) * (y.mean / (1 - p))
+    return from_pairs(both.dims, x.mean + y.mean, table)
 
 
 def total(parts: Sequence[Moments]) -> Moments:

@@ -6,13 +6,17 @@ from gradlint.ops import (
     combine,
     conv,
     embed,
+    index,
     linear,
     loss,
     norm,
+    order,
     pieces,
     pool,
     recurrent,
+    reduce,
     regularise,
+    scatter,
     shape,
     softmax,
 )
@@ -21,4 +25,23 @@ from gradlint.ops.registry import IDENTITY, POINTWISE, TABLE, Call, Flow, Op, lo
 
 __all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Op", "by_parts", "lookup", "transfer"]
 
-FAMILIES = (activation, attention, combine, conv, embed, linear, loss, norm, pieces, pool, recurrent, regularise, shape, softmax)
+FAMILIES = (
+    activation,
+    attention,
+    combine,
+    conv,
+    embed,
+    index,
+    linear,
+    loss,
+    norm,
+    order,
+    pieces,
+    pool,
+    recurrent,
+    reduce,
+    regularise,
+    scatter,
+    shape,
+    softmax,
+)

@@ -1,4 +1,4 @@
-"""Sums and products of tensors, and reductions.
+"""Sums and products of tensors, and choices between them.
 
 Independent branches add their moments; independent factors multiply their pair tables. Branches that are functions of one
 tensor are recognised before (``gradlint.recognise``) and never reach these rules.
@@ -6,16 +6,14 @@ tensor are recognised before (``gradlint.recognise``) and never reach these rule
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from gradlint.moments import Moments, product
-from gradlint.ops.apart import Plan, broadcast
+from gradlint.moments import Moments, disjoint, product
+from gradlint.ops.apart import broadcast
 from gradlint.ops.registry import Call, Flow, transfer
 
 MASKED = -1e4
@@ -121,31 +119,31 @@ def _reciprocal(y: Moments) -> Moments:
     return y.map(1.0 / np.where(np.abs(y.on_grid()) < abs(y.mean) / 8, abs(y.mean) / 8, y.on_grid()))
 
 
+def _chosen(mask: np.ndarray[Any, Any], inside: Any, outside: Any) -> Flow:
+    """``inside`` where a known mask is true, ``outside`` elsewhere: tensors or numbers."""
+    share = Moments.of_array(np.asarray(mask, dtype=np.float64))
+    sides, grads = [], {}
+    for side, weight in ((inside, share), (outside, share.scale(-1).shift(1))):
+        if _is_number(side):
+            sides.append(weight.scale(float(side)))
+        else:
+            sides.append(product(side, weight))
+            grads[side] = weight
+    return Flow(disjoint(sides[0], sides[1], share), lambda g: {x: product(g, weight).fold(x.shape) for x, weight in grads.items()})
+
+
 @transfer(torch.where, "where")
-def where(_: Call, condition: Moments, input: Any, other: Any) -> Flow:
-    """A choice by a known mask: each side is a product with the share of entries it fills."""
-    first, second = _number(input), _number(other)
-    if isinstance(first, Moments) and _is_number(second) and second <= MASKED and condition.value is not None:
-        alive = np.asarray(condition.value, dtype=bool)
-        return Flow(_with_alive(first, alive), lambda g: {first: g})
+def where(_: Call, condition: Moments, input: Any = None, other: Any = None) -> Flow:
+    """A choice by a known mask; of the mask alone the places where it is true, which carry no moments."""
     if condition.value is None:
         raise NotImplementedError("where() on an unknown mask")
-    chosen = np.asarray(condition.value, dtype=np.float64)
-    sides, grads = [], {}
-    for side, weight in ((first, chosen), (second, 1.0 - chosen)):
-        law = Moments.of_array(weight)
-        if _is_number(side):
-            sides.append(law.scale(float(side)))
-        else:
-            sides.append(product(side, law))
-            grads[side] = law
-    # the two masks never overlap, so their product has no cross term: subtract the one that + adds
-    out = sides[0] + sides[1]
-    overlap = 2 * sides[0].mean * sides[1].mean
-    v = out.v.copy()
-    if v.ndim:
-        v[(-1,) * v.ndim] -= overlap
-    return Flow(Moments(out.dims, out.mean, v), lambda g: {s: product(g, m).fold(s.shape) for s, m in grads.items()})
+    mask = np.asarray(condition.value, dtype=bool)
+    if input is None:
+        return Flow((None,) * len(condition.dims), lambda _: {})
+    inside, outside = _number(input), _number(other)
+    if isinstance(inside, Moments) and _is_number(outside) and outside <= MASKED:
+        return Flow(_with_alive(inside, mask), lambda g: {inside: g})
+    return _chosen(mask, inside, outside)
 
 
 @transfer(torch.masked_fill, "masked_fill")
@@ -153,44 +151,7 @@ def masked_fill(_: Call, input: Moments, mask: Moments, value: Any) -> Flow:
     """Fill by a known mask; a very negative value marks entries as taking no part in a softmax."""
     if mask.value is None:
         raise NotImplementedError("masked_fill() with an unknown mask")
-    fill = float(value.value) if isinstance(value, Moments) and value.value is not None else value
-    keep = ~np.asarray(mask.value, dtype=bool)
-    if fill <= MASKED:
-        return Flow(_with_alive(input, keep), lambda g: {input: g})
-    law = Moments.of_array(keep.astype(np.float64))
-    out = product(input, law).shift(0.0) + Moments.of_array(np.where(keep, 0.0, fill))
-    return Flow(out, lambda g: {input: product(g, law)})
-
-
-def _dims(x: Moments, dim: Any) -> list[int]:
-    if dim is None:
-        return list(range(len(x.dims)))
-    return [d % len(x.dims) for d in ([dim] if isinstance(dim, int) else dim)]
-
-
-def _unsummed(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Moments) -> Plan | None:
-    """A reduction of other axes than that of the parts."""
-    gone = _dims(x, args[1] if len(args) > 1 else kwargs.get("dim"))
-    if x.parts is None or call.shape is None or x.parts.axis in gone:
-        return None
-    lost = 0 if len(call.shape) == len(x.dims) else sum(d < x.parts.axis for d in gone)
-    return Plan(x.parts.axis - lost, {x: x.parts.axis})
-
-
-@transfer(torch.sum, "sum", apart=_unsummed)
-def sum_(call: Call, input: Moments, dim: Any = None, keepdim: bool = False, **_kw: Any) -> Flow:
-    """Sum over axes: a varying component grows by n, a constant one by n²; the gradient is copied to every entry."""
-    dims = _dims(input, dim)
-    return Flow(input.sum(dims, keepdim=keepdim), lambda g: {input: _spread(g, input, dims)})
-
-
-@transfer(torch.mean, "mean", apart=_unsummed)
-def mean(call: Call, input: Moments, dim: Any = None, keepdim: bool = False, **_kw: Any) -> Flow:
-    """Mean over axes."""
-    dims = _dims(input, dim)
-    n = math.prod(input.shape[d] for d in dims)
-    return Flow(input.average(dims, keepdim=keepdim), lambda g: {input: _spread(g, input, dims).scale(1 / n)})
-
-
-def _spread(g: Moments, x: Moments, dims: list[int]) -> Moments:
-    return g.reshape([1 if d in dims else n for d, n in enumerate(x.shape)]).expand(x.shape)
+    fill, filled = _number(value), np.asarray(mask.value, dtype=bool)
+    if _is_number(fill) and fill <= MASKED:
+        return Flow(_with_alive(input, ~filled), lambda g: {input: g})
+    return _chosen(filled, fill, input)

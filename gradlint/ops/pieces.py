@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from gradlint.moments import Moments, alike, concat, embed, join, piece
 from gradlint.ops.apart import Plan
+from gradlint.ops.places import named, touched
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -46,101 +45,6 @@ def select(_: Call, input: Moments, dim: int, index: int) -> Flow:
         piece(input, dim, first, first + 1).reshape(dropped),
         lambda g: {input: embed(g.reshape(small), dim, first, n)},
     )
-
-
-def _keys(input: Moments, index: Any) -> list[Any]:
-    """One key per axis of the input, and None for each new axis."""
-    keys = list(index) if isinstance(index, tuple) else [index]
-    used = sum(k is not None and k is not Ellipsis for k in keys)
-    if Ellipsis in [k for k in keys if not isinstance(k, Moments)]:
-        at = next(i for i, k in enumerate(keys) if k is Ellipsis)
-        keys[at : at + 1] = [slice(None)] * (len(input.dims) - used)
-    return keys + [slice(None)] * (len(input.dims) - sum(k is not None for k in keys))
-
-
-def _kept(call: Call, args: Sequence[Any], kwargs: Any, x: Moments) -> Plan | None:
-    """An index that leaves the axis of the parts whole."""
-    if x.parts is None or x is not args[0]:
-        return None
-    out = dim = 0
-    for key in _keys(x, args[1]):
-        if key is None:
-            out += 1
-            continue
-        if dim == x.parts.axis:
-            whole = isinstance(key, slice) and range(*key.indices(x.shape[dim])) == range(x.shape[dim])
-            return Plan(out, {x: dim}) if whole else None
-        if isinstance(key, Moments | list):
-            return None
-        out += isinstance(key, slice)
-        dim += 1
-    return None
-
-
-@transfer(operator.getitem, "__getitem__", apart=_kept)
-def getitem(call: Call, input: Moments, index: Any) -> Flow:
-    """Basic indexing, and indexing by known integers along axes (a gather of rows)."""
-    keys = _keys(input, index)
-    arrays = [k for k in keys if isinstance(k, (Moments, list))]
-    if len(arrays) > 1 or any(isinstance(k, bool) for k in keys):
-        raise NotImplementedError("indexing by several tensors")
-    x, dim = input, 0
-    sizes: list[int] = []
-    out: list[int] = []
-    starts: list[int | None] = []  # where one stretch was taken from an axis
-    for key in keys:
-        if key is None:
-            out.append(1)
-            continue
-        n, start = input.shape[dim], None
-        if isinstance(key, slice):
-            where = range(*key.indices(n))
-            size, start = len(where), where.start if where.step == 1 else None
-            out.append(size)
-        elif isinstance(key, int):
-            size, start = 1, key % n
-        else:
-            picked = np.asarray(key.value if isinstance(key, Moments) else key)
-            if picked.dtype == np.bool_ and picked.ndim > 1:
-                raise NotImplementedError("indexing by a mask of several axes")
-            size = int(picked.sum()) if picked.dtype == np.bool_ else picked.size
-            out.extend([size] if picked.dtype == np.bool_ else list(picked.shape))
-        x = _taken(x, dim, start, size)
-        sizes.append(size)
-        starts.append(start)
-        dim += 1
-    if tuple(out) != _shape(call):
-        raise NotImplementedError("an index of this form")
-
-    def back(g: Moments) -> dict[Moments, Moments]:
-        g = g.reshape(sizes)
-        for d in sorted(range(len(sizes)), key=lambda d: starts[d] is not None):  # the last one leaves its parts
-            g = _returned(g, d, starts[d], input.shape[d])
-        return {input: g}
-
-    return Flow(x.reshape(out), back)
-
-
-def _taken(x: Moments, dim: int, start: int | None, size: int) -> Moments:
-    if x.shape[dim] == size:
-        return x
-    return x.resize(dim, size) if start is None else piece(x, dim, start, start + size)
-
-
-def _returned(g: Moments, dim: int, start: int | None, n: int) -> Moments:
-    """A gradient on some entries of an axis, on the whole axis."""
-    size = g.shape[dim]
-    if start is not None:
-        return embed(g, dim, start, n)
-    return g.pad(dim, n) if size <= n else g.resize(dim, n).scale((size / n) ** 0.5)
-
-
-@transfer(torch.index_select, "index_select")
-def index_select(call: Call, input: Moments, dim: int, index: Moments) -> Flow:
-    """Rows picked by known integers."""
-    keys: list[Any] = [slice(None)] * len(input.dims)
-    keys[dim] = index
-    return getitem(call, input, tuple(keys))
 
 
 def _pieces(x: Moments, sizes: Sequence[int], dim: int) -> Flow:
@@ -239,16 +143,33 @@ def stack(_: Call, tensors: Sequence[Moments], dim: int = 0) -> Flow:
     )
 
 
-@transfer("select_scatter", torch.select_scatter)
-def select_scatter(_: Call, input: Moments, src: Moments, dim: int, index: int) -> Flow:
-    """``x`` with one index of an axis replaced: the functional form of ``x[i] = src``."""
-    n = input.shape[dim]
-    row, at = _with(input.shape, dim, 1), index % n
-    before, after = piece(input, dim, 0, at) if at else None, piece(input, dim, at + 1, n) if at + 1 < n else None
+def _overwritten(input: Moments, src: Moments, dim: int, start: int, stop: int) -> Flow:
+    """``input`` with ``src`` in the place of a stretch of one axis."""
+    dim, n = dim % len(input.dims), input.shape[dim]
+    shape = _with(input.shape, dim, stop - start)
+    ends = [(a, b) for a, b in ((0, start), (start, stop), (stop, n)) if a < b]
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        kept = [part for part in (piece(g, dim, 0, at) if at else None, Moments.zeros(row),
-                                  piece(g, dim, at + 1, n) if at + 1 < n else None) if part is not None]  # fmt: skip
-        return {input: join(kept, dim, g), src: piece(g, dim, at, at + 1).reshape(src.shape)}
+        kept = [Moments.zeros(shape) if a == start else piece(g, dim, a, b) for a, b in ends]
+        return {input: join(kept, dim, g), src: piece(g, dim, start, stop).reshape(src.shape)}
 
-    return Flow(_put_together([part for part in (before, src.reshape(row), after) if part is not None], dim), back)
+    parts = [src.reshape(shape) if a == start else piece(input, dim, a, b) for a, b in ends]
+    return Flow(_put_together(parts, dim), back)
+
+
+@transfer(torch.select_scatter, "select_scatter")
+def select_scatter(_: Call, input: Moments, src: Moments, dim: int, index: int) -> Flow:
+    """``x`` with one index of an axis replaced: the functional form of ``x[i] = src``."""
+    at = index % input.shape[dim]
+    return _overwritten(input, src, dim, at, at + 1)
+
+
+@transfer(torch.slice_scatter, "slice_scatter")
+def slice_scatter(_: Call, input: Moments, src: Moments, dim: int = 0, start: int | None = None, end: int | None = None,
+                  step: int = 1) -> Flow:  # fmt: skip
+    """``x`` with a slice of an axis replaced: the functional form of ``x[a:b] = src``."""
+    where = range(*slice(start, end, step).indices(input.shape[dim]))
+    if step == 1:
+        return _overwritten(input, src, dim, where.start, where.stop)
+    key = (*[slice(None)] * (dim % len(input.dims)), slice(start, end, step))
+    return named(input.shape, key).overwritten(input, src, touched(input.shape, key))

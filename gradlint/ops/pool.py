@@ -12,118 +12,168 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import GRID, Array, Moments, from_pairs, take
+from gradlint.moments import GRID, Array, Moments, Window, product
+from gradlint.ops.primitives import power, squared
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
+
+
+_DENSE = 20_000_000
+"""A resampling matrix of more entries than this is not built."""
 
 
 def _tuple(x: Any, n: int) -> tuple[int, ...]:
     return (int(x),) * n if isinstance(x, int) else tuple(int(y) for y in x)
 
 
-def _window(x: Moments, dim: int, out: int, sums: tuple[float, float], column: float) -> Moments:
-    """A linear window along one axis: ``y_o = Σ_i w_oi x_i``.
-
-    ``sums`` are ``Σ_i w_oi`` and ``Σ_i w_oi²`` averaged over outputs, ``column`` is ``Σ_o w_oi`` averaged over inputs. Equal
-    outputs: ``s₂ K[same] + (s₁² − s₂) K[differ]``; differing ones by the sum over all outputs, ``Σ_o y_o = Σ_i column·x_i``.
-    """
-    x = x.whole(dim)
-    size = x.shape[dim]
-    table = x.pairs()
-    a = sum(map(len, x.dims[:dim]))
-    same, differ = (take(table, a, 1), take(table, a, 0)) if x.dims[dim] else (table, table)
-    s1, s2 = sums
-    y_same = s2 * same + (s1**2 - s2) * differ
-    mean = x.mean * s1
-    if out == 1:
-        y = y_same
-    else:
-        everything = column**2 * (size * same + size * (size - 1) * differ)
-        y = np.stack([(everything - out * y_same) / (out * (out - 1)), y_same], a)
-    return from_pairs((*x.dims[:dim], (out,) if out > 1 else (), *x.dims[dim + 1 :]), mean, y)
-
-
-def _linear(x: Moments, spatial: Sequence[tuple[int, int, float, float]]) -> Flow:
-    """Separable windows: per axis (dim, out, Σw, Σw²); the adjoint has ``Σ_o`` in the place of ``Σ_i``."""
+def _linear(x: Moments, windows: Sequence[tuple[int, Window]]) -> Flow:
+    """A known matrix along each of several axes."""
     y = x
-    for dim, out, s1, s2 in spatial:
-        y = _window(y, dim, out, (s1, s2), s1 * out / x.shape[dim])
+    for dim, window in windows:
+        y = window(y, dim)
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        for dim, out, s1, s2 in spatial:
-            ratio = out / x.shape[dim]
-            g = _window(g, dim, x.shape[dim], (s1 * ratio, s2 * ratio), s1)
+        for dim, window in windows:
+            g = window.adjoint(g, dim)
         return {x: g}
 
     return Flow(y, back)
 
 
-def _average(call: Call, x: Moments, n: int, kernel: Any, stride: Any, padding: Any) -> Flow:
+def _average(call: Call, x: Moments, n: int, kernel: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+             count_include_pad: bool = True, divisor_override: int | None = None) -> Flow:  # fmt: skip
     if call.shape is None or len(x.dims) < n + 1:
         raise NotImplementedError("pooling of this rank")
     kernel = _tuple(kernel, n)
     stride = kernel if stride in (None, (), []) else _tuple(stride, n)
     padding = _tuple(padding, n)
-    spatial = []
+    windows = []
     for i in range(n):
         dim = len(x.dims) - n + i
         size, out, k = x.shape[dim], call.shape[dim], kernel[i]
-        starts = np.arange(out) * stride[i] - padding[i]
-        taps = float(np.mean(np.minimum(starts + k, size) - np.maximum(starts, 0)))
-        spatial.append((dim, out, taps / k, taps / k**2))
-    return _linear(x, spatial)
+        places = (np.arange(out) * stride[i] - padding[i])[:, None] + np.arange(k)
+        low, high = (-padding[i], size + padding[i]) if count_include_pad else (0, size)
+        counted = ((places >= low) & (places < high)).sum(1, keepdims=True)
+        weights = np.ones(places.shape) if divisor_override else np.broadcast_to(1.0 / counted, places.shape)
+        windows.append((dim, Window.of_taps(size, places, weights)))
+    flow = _linear(x, windows)
+    if not divisor_override:
+        return flow
+    scale = 1 / divisor_override
+    return Flow(flow.out.scale(scale), lambda g: flow.back(g.scale(scale)))
 
 
-@transfer(F.avg_pool1d)
-def avg_pool1d(call: Call, input: Moments, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, **__: Any) -> Flow:
+@transfer(F.avg_pool1d, torch.avg_pool1d)
+def avg_pool1d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:
     """Mean over windows of one axis."""
-    return _average(call, input, 1, kernel_size, stride, padding)
+    return _average(call, input, 1, kernel_size, *args, **kw)
 
 
 @transfer(F.avg_pool2d)
-def avg_pool2d(call: Call, input: Moments, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, **__: Any) -> Flow:
+def avg_pool2d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:
     """Mean over windows of two axes."""
-    return _average(call, input, 2, kernel_size, stride, padding)
+    return _average(call, input, 2, kernel_size, *args, **kw)
 
 
 @transfer(F.avg_pool3d)
-def avg_pool3d(call: Call, input: Moments, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, **__: Any) -> Flow:
+def avg_pool3d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:
     """Mean over windows of three axes."""
-    return _average(call, input, 3, kernel_size, stride, padding)
+    return _average(call, input, 3, kernel_size, *args, **kw)
 
 
-@transfer(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, torch.adaptive_avg_pool1d)
-def adaptive_avg_pool(call: Call, input: Moments, output_size: Any) -> Flow:
-    """Mean over bins ``⌊iI/O⌋ … ⌈(i+1)I/O⌉``."""
+def _lp_pool(n: int, function: Any) -> None:
+    """Register the Euclidean pooling of n axes: the norm of a window; the gradient is ``x/‖window‖``."""
+
+    def lp_pool(call: Call, input: Moments, norm_type: float, kernel_size: Any, stride: Any = None,
+                ceil_mode: bool = False) -> Flow:  # fmt: skip
+        if norm_type != 2:
+            raise NotImplementedError("pooling by another norm than the Euclidean")
+        squares = squared(input)
+        flow = _average(call, squares, n, kernel_size, stride, 0, ceil_mode, divisor_override=1)
+        out = power(flow.out, 0.5)
+        direction = 1 / math.sqrt(flow.out.mean) if flow.out.mean > 0 else 0.0
+        return Flow(out, lambda g: {input: product(flow.back(g)[squares], input).scale(direction)})
+
+    lp_pool.__name__ = f"lp_pool{n}d"
+    transfer(function)(lp_pool)
+
+
+_lp_pool(1, F.lp_pool1d)
+_lp_pool(2, F.lp_pool2d)
+_lp_pool(3, F.lp_pool3d)
+
+
+def _bins(size: int, out: int) -> list[range]:
+    """Adaptive bins ``⌊iI/O⌋ … ⌈(i+1)I/O⌉``."""
+    return [range(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
+
+
+def _adaptive(call: Call, x: Moments, n: int) -> Flow:
     if call.shape is None:
         raise NotImplementedError("an output without a shape")
-    spatial = []
-    for dim in range(2, len(input.dims)):
-        size, out = input.shape[dim], call.shape[dim]
-        widths = [-(-(i + 1) * size // out) - i * size // out for i in range(out)]
-        spatial.append((dim, out, 1.0, float(np.mean([1 / w for w in widths]))))
-    return _linear(input, spatial)
+    windows = []
+    for dim in range(len(x.dims) - n, len(x.dims)):
+        bins = _bins(x.shape[dim], call.shape[dim])
+        widest = max(map(len, bins))
+        places = np.array([[*b, *[-1] * (widest - len(b))] for b in bins])
+        weights = np.array([[1 / len(b)] * widest for b in bins])
+        windows.append((dim, Window.of_taps(x.shape[dim], places, weights)))
+    return _linear(x, windows)
+
+
+@transfer(F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d)
+def adaptive_avg_pool1d(call: Call, input: Moments, output_size: Any) -> Flow:
+    """Mean over bins of one axis."""
+    return _adaptive(call, input, 1)
+
+
+@transfer(F.adaptive_avg_pool2d)
+def adaptive_avg_pool2d(call: Call, input: Moments, output_size: Any) -> Flow:
+    """Mean over bins of two axes."""
+    return _adaptive(call, input, 2)
+
+
+@transfer(F.adaptive_avg_pool3d)
+def adaptive_avg_pool3d(call: Call, input: Moments, output_size: Any) -> Flow:
+    """Mean over bins of three axes."""
+    return _adaptive(call, input, 3)
+
+
+@cache
+def _resampling(n: int, scale: float | None, size: int | None, mode: str, align: bool | None, antialias: bool) -> Window:
+    """What torch does to the columns of the identity, one axis at a time."""
+    columns = torch.eye(n, dtype=torch.float64)[:, None]
+    flat = mode in ("bicubic", "bilinear") and (antialias or mode == "bicubic")  # these know images only
+    out = F.interpolate(
+        columns[:, None] if flat else columns,
+        size=None if size is None else (1, size) if flat else size,
+        scale_factor=None if scale is None else (1.0, scale) if flat else scale,
+        mode=mode if flat else {"bilinear": "linear", "trilinear": "linear"}.get(mode, mode),
+        align_corners=align,
+        antialias=antialias,
+    )
+    return Window.of(out.reshape(n, -1).T.numpy())
 
 
 @transfer(F.interpolate, F.upsample)
-def interpolate(call: Call, input: Moments, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
-                align_corners: bool | None = None, *_: Any, **__: Any) -> Flow:  # fmt: skip
-    """Nearest copies; (bi)linear weights by their mean square along each axis."""
-    if call.shape is None or mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area"):
-        raise NotImplementedError(f"interpolation mode {mode}")
-    spatial = []
-    for dim in range(2, len(input.dims)):
-        n, out = input.shape[dim], call.shape[dim]
-        square = 1.0
-        if mode.endswith("linear") and n != out:
-            place = np.arange(out) * ((n - 1) / max(out - 1, 1)) if align_corners else (np.arange(out) + 0.5) * n / out - 0.5
-            part = np.clip(place, 0, n - 1) % 1.0
-            square = float(np.mean(part**2 + (1 - part) ** 2))
-        elif mode == "area" and n > out:
-            square = out / n
-        spatial.append((dim, out, 1.0, square))
-    return _linear(input, spatial)
+def interpolate(_: Call, input: Moments, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+                align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
+                antialias: bool = False) -> Flow:  # fmt: skip
+    """Resampling of every mode: separable, so a known matrix along each axis."""
+    axes = range(2, len(input.dims))
+    given = size if size is not None else scale_factor
+    parts = [given] * len(axes) if isinstance(given, (int, float)) else list(given)
+    windows = []
+    for dim, part in zip(axes, parts, strict=True):
+        n = input.shape[dim]
+        sized = size is not None or bool(recompute_scale_factor)
+        target = int(part) if size is not None else int(n * part)
+        if n * target > _DENSE:
+            raise NotImplementedError("resampling of a very long axis")
+        scale, goal = (None, target) if sized else (float(part), None)
+        windows.append((dim, _resampling(n, scale, goal, mode, align_corners, antialias)))
+    return _linear(input, windows)
 
 
 @cache
@@ -166,37 +216,48 @@ def _maximum(call: Call, x: Moments, spatial: Sequence[tuple[int, int]], k: int)
     return Flow(y, back)
 
 
-def _max(call: Call, x: Moments, n: int, kernel: Any, *_: Any, **__: Any) -> Flow:
-    if call.shape is None:
-        raise NotImplementedError("max pooling that returns indices")
-    kernel = _tuple(kernel, n)
+def _pooled(function: Any, call: Call, x: Moments, n: int, kernel: int, args: Sequence[Any], kw: dict[str, Any]) -> Flow:
+    """Windows of ``kernel`` entries; the shape of a call that also returns indices is asked of torch."""
+    shape = call.shape
+    if shape is None:
+        shape = tuple(function(torch.empty(x.shape, device="meta"), *args, **kw)[0].shape)
     first = len(x.dims) - n
-    return _maximum(call, x, [(first + i, call.shape[first + i]) for i in range(n)], math.prod(kernel))
+    flow = _maximum(call, x, [(first + i, shape[first + i]) for i in range(n)], kernel)
+    if call.shape is not None:
+        return flow
+    return Flow((flow.out, None), lambda g: flow.back(g[0]) if g[0] is not None else {})
 
 
-@transfer(F.max_pool1d, torch.max_pool1d)
-def max_pool1d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:
-    """Largest entry of windows of one axis."""
-    return _max(call, input, 1, kernel_size, *args, **kw)
+def _max_pool(n: int, plain: Any, indexed: Any, *others: Any) -> None:
+    """Register the pooling of n axes, with and without indices."""
+
+    def max_pool(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:
+        return _pooled(indexed, call, input, n, math.prod(_tuple(kernel_size, n)), (kernel_size, *args), kw)
+
+    max_pool.__name__ = f"max_pool{n}d"
+    transfer(plain, indexed, *others)(max_pool)
 
 
-@transfer(F.max_pool2d, torch.max_pool2d)
-def max_pool2d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:
-    """Largest entry of windows of two axes."""
-    return _max(call, input, 2, kernel_size, *args, **kw)
+def _adaptive_max_pool(n: int, plain: Any, indexed: Any, *others: Any) -> None:
+    """Register the adaptive pooling of n axes, with and without indices."""
+
+    def adaptive_max_pool(call: Call, input: Moments, output_size: Any, *args: Any, **kw: Any) -> Flow:
+        sizes = input.shape[len(input.dims) - n :]
+        goals = [s if g is None else g for s, g in zip(sizes, _goals(output_size, n), strict=True)]
+        kernel = math.prod(math.ceil(s / g) for s, g in zip(sizes, goals, strict=True))
+        return _pooled(indexed, call, input, n, kernel, (output_size, *args), kw)
+
+    adaptive_max_pool.__name__ = f"adaptive_max_pool{n}d"
+    transfer(plain, indexed, *others)(adaptive_max_pool)
 
 
-@transfer(F.max_pool3d, torch.max_pool3d)
-def max_pool3d(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:
-    """Largest entry of windows of three axes."""
-    return _max(call, input, 3, kernel_size, *args, **kw)
+def _goals(x: Any, n: int) -> list[int | None]:
+    return [x] * n if isinstance(x, int) else list(x)
 
 
-@transfer(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
-def adaptive_max_pool(call: Call, input: Moments, output_size: Any, *_: Any, **__: Any) -> Flow:
-    """Largest entry of adaptive bins."""
-    if call.shape is None:
-        raise NotImplementedError("max pooling that returns indices")
-    spatial = [(d, call.shape[d]) for d in range(2, len(input.dims))]
-    k = math.prod(math.ceil(input.shape[d] / n) for d, n in spatial)
-    return _maximum(call, input, spatial, k)
+_max_pool(1, F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d)
+_max_pool(2, F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d)
+_max_pool(3, F.max_pool3d, F.max_pool3d_with_indices, torch.max_pool3d)
+_adaptive_max_pool(1, F.adaptive_max_pool1d, F.adaptive_max_pool1d_with_indices)
+_adaptive_max_pool(2, F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices)
+_adaptive_max_pool(3, F.adaptive_max_pool3d, F.adaptive_max_pool3d_with_indices)

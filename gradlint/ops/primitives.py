@@ -1,15 +1,18 @@
-"""Flows that several families compose: contraction, affine map, product, sum, scalar map, and a tape to chain them."""
+"""Flows that several families compose: contraction, affine map, product, sum, scalar map, powers, and a tape to chain them."""
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Callable
 from dataclasses import replace
 
-from gradlint.moments import Array, Moments, einsum, product
+import numpy as np
+
+from gradlint.moments import Array, Moments, einsum, from_pairs, product
 from gradlint.ops.registry import Flow
 
-__all__ = ["Tape", "affine", "contract", "function", "multiply", "plus", "reindex", "with_bias"]
+__all__ = ["Tape", "affine", "contract", "function", "multiply", "plus", "power", "reindex", "squared", "with_bias"]
 
 
 def contract(labels: list[str], output: str, *operands: Moments) -> Flow:
@@ -59,6 +62,22 @@ def function(x: Moments, phi: Callable[[Array], Array], slope: Callable[[Array],
     u = x.on_grid()
     derivative = x.map(slope(u))
     return Flow(x.map(phi(u)), lambda g: {x: product(g, derivative)})
+
+
+def squared(x: Moments) -> Moments:
+    """``x²`` of a Gaussian array: ``E[x_i² x_j²] = q² + 2K² − 2m⁴`` (Isserlis)."""
+    return from_pairs(x.dims, x.q, x.q**2 + 2 * x.pairs() ** 2 - 2 * x.mean**4)
+
+
+def power(s: Moments, exponent: float) -> Moments:
+    """``s^r`` of a positive, concentrated tensor, by its expansion to second order; exact mean square for r = ½."""
+    if s.mean <= 0:
+        return Moments(s.dims, 0.0, np.zeros_like(s.v))
+    v = s.v * (exponent * s.mean ** (exponent - 1)) ** 2
+    if exponent == 0.5:
+        return Moments(s.dims, math.sqrt(max(s.mean - float(v.sum()), 0.0)), v)
+    bend = 1 + exponent * (exponent - 1) / 2 * s.var / s.mean**2
+    return Moments(s.dims, s.mean**exponent * max(bend, 0.0), v)
 
 
 def reindex(x: Moments, forth: Callable[[Moments], Moments], back: Callable[[Moments], Moments]) -> Flow:

@@ -85,52 +85,20 @@ def repeat(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:
     return Flow(input.reshape(ones).expand(apart).reshape(out), back)
 
 
-@transfer(torch.repeat_interleave, "repeat_interleave")
-def repeat_interleave(call: Call, input: Moments, repeats: Any, dim: int | None = None, **_: Any) -> Flow:
-    """Each entry repeated in place: an axis of copies inside the axis (grouped-query attention)."""
-    if not isinstance(repeats, int) or dim is None:
-        raise NotImplementedError("repeat counts that differ, or a flattened tensor")
-    dim %= len(input.dims)
-    apart = [*input.shape[: dim + 1], repeats, *input.shape[dim + 1 :]]
-    ones = [*input.shape[: dim + 1], 1, *input.shape[dim + 1 :]]
-
-    def back(g: Moments) -> dict[Moments, Moments]:
-        return {input: g.reshape(apart).sum([dim + 1])}
-
-    return Flow(input.reshape(ones).expand(apart).reshape(_shape(call)), back)
-
-
-@transfer(torch.flip, "flip", torch.roll, "roll", torch.rot90, torch.fliplr, torch.flipud)
+@transfer(torch.flip, "flip", torch.roll, "roll", torch.fliplr, torch.flipud)
 def reorder(call: Call, input: Moments, *_: Any, **__: Any) -> Flow:
     """Entries of an axis in another order: exchangeable, so nothing changes."""
-    if input.shape != _shape(call):
-        raise NotImplementedError("a rotation that changes the shape")
     return Flow(input, lambda g: {input: g})
 
 
-@transfer(F.pad, torch._C._nn.pad)
-def pad(call: Call, input: Moments, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Flow:
-    """Zeros (or copies of the border) around an axis; negative widths crop."""
-    shape = _shape(call)
-    x = input
-    for d, n in enumerate(shape):
-        if n < x.shape[d] or (mode != "constant" and n != x.shape[d]):
-            x = x.resize(d, n)
-        elif n > x.shape[d]:
-            x = x.pad(d, n)
-    if value:
-        raise NotImplementedError("padding with a value other than zero")
-
-    def back(g: Moments) -> dict[Moments, Moments]:
-        for d, n in enumerate(input.shape):
-            if n < g.shape[d]:
-                grown = g.shape[d] / n if mode != "constant" else 1.0
-                g = g.resize(d, n).scale(grown**0.5)
-            else:
-                g = g.pad(d, n)
-        return {input: g}
-
-    return Flow(x, back)
+def _woven(x: Moments, apart: Sequence[int], order: Sequence[int], out: Sequence[int]) -> Flow:
+    """Axes taken apart, put in another order and joined again."""
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    woven = [apart[d] for d in order]
+    return Flow(
+        x.reshape(apart).permute(order).reshape(out),
+        lambda g: {x: g.reshape(woven).permute(inverse).reshape(x.shape)},
+    )
 
 
 @transfer(F.pixel_shuffle, torch.pixel_shuffle)
@@ -138,11 +106,19 @@ def pixel_shuffle(call: Call, input: Moments, upscale_factor: int) -> Flow:
     """``(C·r², H, W) → (C, H·r, W·r)``."""
     *lead, c, h, w = input.shape
     r, n = upscale_factor, len(lead)
-    apart = (*lead, c // r**2, r, r, h, w)
-    order = (*range(n), n, n + 3, n + 1, n + 4, n + 2)
-    inverse = sorted(range(len(order)), key=order.__getitem__)
-    woven = tuple(apart[d] for d in order)
-    return Flow(
-        input.reshape(apart).permute(order).reshape(_shape(call)),
-        lambda g: {input: g.reshape(woven).permute(inverse).reshape(input.shape)},
-    )
+    return _woven(input, (*lead, c // r**2, r, r, h, w), (*range(n), n, n + 3, n + 1, n + 4, n + 2), _shape(call))
+
+
+@transfer(F.pixel_unshuffle, torch.pixel_unshuffle)
+def pixel_unshuffle(call: Call, input: Moments, downscale_factor: int) -> Flow:
+    """``(C, H·r, W·r) → (C·r², H, W)``."""
+    *lead, c, h, w = input.shape
+    r, n = downscale_factor, len(lead)
+    return _woven(input, (*lead, c, h // r, r, w // r, r), (*range(n), n, n + 2, n + 4, n + 1, n + 3), _shape(call))
+
+
+@transfer(F.channel_shuffle, torch.channel_shuffle, F.native_channel_shuffle)
+def channel_shuffle(_: Call, input: Moments, groups: int) -> Flow:
+    """``(N, g·c, …) → (N, c·g, …)``, the two factors swapped."""
+    n, c, *rest = input.shape
+    return _woven(input, (n, groups, c // groups, *rest), (0, 2, 1, *range(3, 3 + len(rest))), input.shape)

@@ -7,9 +7,13 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import cases
+import cases_index
+import cases_pool
+import cases_reduce
 import pytest
 import torch
-from cases import CASES, Case
+from cases import Case
 from torch import nn
 
 from gradlint.moments import Moments, embed
@@ -17,6 +21,7 @@ from gradlint.ops import TABLE, Call, Flow, lookup
 from gradlint.ops.sampled import sampled
 
 DRAWS = 60
+CASES = [*cases.CASES, *cases_index.CASES, *cases_pool.CASES, *cases_reduce.CASES]
 RECURRENT = {nn.RNN, nn.LSTM, nn.GRU}
 
 
