@@ -29,7 +29,8 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 
 from gradlint.moments.array import Moments, Parts, from_pairs
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, cut, embed, join, piece
-from gradlint.moments.products import einsum, energy, meet, product, total
+from gradlint.moments.products import einsum, energy, product, total
+from gradlint.moments.profile import along, behind_sum, carried, meet
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import MAX_ATOMS, Array, take
 
@@ -41,7 +42,10 @@ __all__ = [
     "Moments",
     "Parts",
     "alike",
+    "along",
+    "behind_sum",
     "boundaries",
+    "carried",
     "concat",
     "cut",
     "einsum",

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments, from_pairs, product, take, total
+from gradlint.moments import Array, Moments, along, carried, from_pairs, product, take
 from gradlint.ops.apart import channels, unreduced
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -43,7 +44,7 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
     n = math.prod(x.shape[d] for d in dims)
     c = x.centre(dims) if centred else x
     variance = c.q + eps
-    y = c.scale(1 / math.sqrt(variance))
+    y = replace(c, law=x.law).scale(1 / math.sqrt(variance))
     if n < 2 and centred:
         return Flow(Moments.zeros(x.shape), lambda _: {x: Moments.zeros(x.shape)})
     inverse = _mean_inverse(x, dims, eps, centred=centred)
@@ -57,7 +58,7 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
         floor = 1e-9 * abs(ga.pairs()).max() * inverse
         if table.flat[-1] < floor:  # what is left of exact cancellation is rounding
             table = np.zeros_like(table)
-        return {x: from_pairs(both.dims, 0.0, table)}
+        return {x: carried(from_pairs(both.dims, 0.0, table), g)}
 
     return Flow(y, back)
 
@@ -113,10 +114,10 @@ def _affine(flow: Flow, weight: Moments | None, bias: Moments | None, shape: Seq
 def _times_value(g: Moments, y: Moments, out: Moments, weight: Moments, bias: Moments | None) -> Moments:
     """``g·y``: what the scale's gradient sums. An activation behind the norm makes g a function of y: ``G·φ'(u)·y(u)``."""
     constant = weight.var == 0 and weight.mean != 0 and (bias is None or bias.var == 0)
-    if not g.behind or not constant:
+    if g.profile is None or not constant:
         return product(g, y)
     values = (out.on_grid() - (0.0 if bias is None else bias.mean)) / weight.mean
-    return total([product(source, out.map(slope * values)) for source, slope in g.behind])
+    return replace(along(g, out, values), profile=None)
 
 
 @transfer(F.layer_norm, torch.layer_norm, apart=unreduced)
