@@ -10,7 +10,7 @@ the user called. What lies inside gets its own moments too.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -158,15 +158,6 @@ class Grid:
             return replace(g, profile=None)
         grid = own.on_grid()
         return replace(g, profile=g.profile.on(lambda f: np.interp(values, grid, f)))
-
-    def increasing(self, tail: fx.Node) -> Callable[[Array], tuple[Array, Array]] | None:
-        """The member's function and derivative of the root, if it never decreases: then it commutes with a maximum."""
-        values = _finite(self._values[tail].detach().numpy())
-        if not self._values[tail].requires_grad or np.any(np.diff(values) < -1e-12 * np.abs(values).max()):
-            return None
-        (slope,) = torch.autograd.grad(self._values[tail].sum(), self._leaf, retain_graph=True)
-        u, slopes = self._root.on_grid(), _finite(slope.numpy())
-        return lambda x: (np.interp(x, u, values), np.interp(x, u, slopes))
 
     def _times(self, g: Moments, slope: Array) -> Moments:
         if np.ptp(slope) <= 1e-12 * np.abs(slope).max():

@@ -28,9 +28,10 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 """
 
 from gradlint.moments.array import Moments, Parts, from_pairs
+from gradlint.moments.marginal import Marginal
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, cut, embed, join, piece
 from gradlint.moments.products import einsum, energy, product, total
-from gradlint.moments.profile import along, behind_sum, carried, meet
+from gradlint.moments.profile import along, behind_sum, carried, meet, transported
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import MAX_ATOMS, Array, take
 
@@ -39,6 +40,7 @@ __all__ = [
     "MAX_ATOMS",
     "MAX_PARTS",
     "Array",
+    "Marginal",
     "Moments",
     "Parts",
     "alike",
@@ -58,4 +60,5 @@ __all__ = [
     "product",
     "take",
     "total",
+    "transported",
 ]

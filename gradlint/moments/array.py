@@ -319,9 +319,13 @@ class Moments:
         """
         if self.var <= 0.0:
             return Moments(self.dims, float(values[len(values) // 2]), np.zeros_like(self.v))
-        rho = np.clip(sum_subsets(self.v) / self.var, -1.0, 1.0)
-        mean, table = GRID.dual(values, rho if self.law is None else self.law.latent(rho))
+        mean, table = GRID.dual(values, self.latent())
         return replace(from_pairs(self.dims, mean, table), law=Marginal(lambda: values))
+
+    def latent(self) -> Array:
+        """Correlations of the Gaussian array that this one is a function of, as a table; the variance must not be zero."""
+        rho = np.clip(sum_subsets(self.v) / self.var, -1.0, 1.0)
+        return rho if self.law is None else self.law.latent(rho)
 
     def on_grid(self) -> Array:
         """The argument of a map: ``mean + σ·GRID.z``, or what the law makes of ``GRID.z``."""

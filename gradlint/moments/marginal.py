@@ -10,7 +10,7 @@ A contraction sums many entries and is Gaussian again: whatever does not carry a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -40,8 +40,8 @@ class Marginal:
         self._make = make
         self.share = share
         self.depth = depth
-        if depth >= _CHAIN:
-            self.depth = 0 if len(self.values) else depth
+        if depth >= _CHAIN and self.values.size:
+            self.depth = 0
 
     @cached_property
     def values(self) -> Array:
@@ -107,15 +107,9 @@ class Marginal:
         return Marginal(convolved, max(shares), depth)
 
     @staticmethod
-    def of_mixture(parts: Sequence[tuple[Callable[[], Array], float]], depth: int) -> Marginal:
-        """The law of an entry that is drawn from each part (its values on ``GRID.z``) with the given probability."""
-
-        def mixed() -> Array:
-            values = np.concatenate([make() for make, _ in parts])
-            weights = np.concatenate([GRID.weights * share for _, share in parts])
-            return _rearranged(values, weights)
-
-        return Marginal(mixed, depth=depth)
+    def weighted(make: Callable[[], tuple[Array, Array]], depth: int = 0) -> Marginal:
+        """The law of values that occur with the given weights."""
+        return Marginal(lambda: _rearranged(*make()), depth=depth)
 
 
 def _rearranged(values: Array, weights: Array) -> Array:

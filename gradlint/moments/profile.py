@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from gradlint.moments.products import product
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import Array
 
-__all__ = ["Profile", "Term", "along", "behind_sum", "carried", "meet"]
+__all__ = ["Profile", "Term", "along", "behind_sum", "carried", "meet", "transported"]
 
 _TERMS = 3
 """Terms that are kept apart; the two most alike are merged first."""
@@ -69,8 +69,8 @@ class Profile:
     def __init__(self, make: Callable[[], Sequence[Term]], depth: int = 0) -> None:
         self._make = make
         self.depth = depth
-        if depth >= _CHAIN:
-            self.depth = 0 * len(self.terms)
+        if depth >= _CHAIN and self.terms:
+            self.depth = 0
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:
@@ -209,44 +209,51 @@ def carried(out: Moments, g: Moments) -> Moments:
     return replace(out, profile=Profile(terms, profile.depth + 1))
 
 
+def transported(g: Moments, y: Moments, x: Moments, move: Callable[[Moments], Moments],
+                place: Callable[[Array], Array]) -> Moments:  # fmt: skip
+    """The gradient at x of which the one at y = f(x) is known, where its weights are not simply multiplied by a slope.
+
+    Args:
+        g: the gradient at y.
+        y: the law of y; its variance must not be zero.
+        x: the law of x.
+        move: what becomes of the gradient's moments.
+        place: from a function of y (on its grid) to its conditional mean given x (on the grid of x).
+    """
+    out = move(replace(g, profile=None))
+
+    def terms() -> list[Term]:
+        return [_placed(move(_table([t], y)), x, place(t.amplitude), place(t.power)) for t in _fewer(_terms(g), y)]
+
+    return replace(out, profile=Profile(terms, 1 + (0 if g.profile is None else g.profile.depth)))
+
+
+def _placed(table: Moments, x: Moments, amplitude: Array, power: Array) -> Term:
+    """A term with the given pair moments and weights."""
+    if x.var <= 0.0 or float(GRID.weights @ power) <= 0.0:
+        amplitude = power = np.ones_like(GRID.z)
+        return Term(table, amplitude, power)
+    return Term(_quotient(table, _weight(x, amplitude, power), table.q), amplitude, power)
+
+
 def behind_sum(g: Moments, x: Moments, y: Moments, total: Moments) -> tuple[Moments, Moments]:
     """The gradient of two independent terms of one shape from that of their sum: ``w(x) = E_y[w(x + y)]`` and vice versa."""
-    profile = g.profile
-    if profile is None or total.var <= 0.0:
-        return replace(g, profile=None), replace(g, profile=None)
+    if g.profile is None or total.var <= 0.0:
+        bare = replace(g, profile=None)
+        return bare, bare
+    sums = cache(lambda: np.add.outer(nodes(x.on_grid()), nodes(y.on_grid())))
 
-    def smoothed() -> tuple[list[Term], list[Term]]:
-        places = np.add.outer(nodes(x.on_grid()), nodes(y.on_grid()))
-        grid = total.on_grid()
-        sides: tuple[list[Term], list[Term]] = ([], [])
-        for t in _fewer(profile.terms, total):
-            amplitude, power = (np.interp(places, grid, f) for f in (t.amplitude, t.power))
-            for side, z, of in ((sides[0], x, lambda f: f @ NODES), (sides[1], y, lambda f: NODES @ f)):
-                side.append(_smooth(t, total, z, _back_on_grid(of(amplitude)), _back_on_grid(of(power))))
-        return sides
+    def given_x(f: Array) -> Array:
+        return np.interp(GRID.z, _CENTRES, np.interp(sums(), total.on_grid(), f) @ NODES)
 
-    cache: list[tuple[list[Term], list[Term]]] = []
+    def given_y(f: Array) -> Array:
+        return np.interp(GRID.z, _CENTRES, NODES @ np.interp(sums(), total.on_grid(), f))
 
-    def side(index: int) -> list[Term]:
-        if not cache:
-            cache.append(smoothed())
-        return cache[0][index]
-
-    return tuple(replace(g, profile=Profile(lambda i=i: side(i), profile.depth + 1)) for i in (0, 1))
+    return transported(g, total, x, _same, given_x), transported(g, total, y, _same, given_y)
 
 
-def _smooth(t: Term, total: Moments, x: Moments, amplitude: Array, power: Array) -> Term:
-    """A term seen from one summand; the pair moments of the gradient are what they were."""
-    mean_square = float(GRID.weights @ power)
-    if x.var <= 0.0 or mean_square <= 0.0:
-        flat = np.ones_like(GRID.z)
-        return Term(_table([t], total), flat, flat)
-    power = power * (float(GRID.weights @ t.power) / mean_square)
-    return Term(_quotient(_table([t], total), _weight(x, amplitude, power), t.energy), amplitude, power)
+def _same(g: Moments) -> Moments:
+    return g
 
 
 _CENTRES: Array = nodes(GRID.z)
-
-
-def _back_on_grid(f: Array) -> Array:
-    return np.asarray(np.interp(GRID.z, _CENTRES, f))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import GRID, Array, Moments, from_pairs, take
+from gradlint.moments import Moments, from_pairs, take
+from gradlint.ops.maximum import maximum
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -126,52 +125,12 @@ def interpolate(call: Call, input: Moments, size: Any = None, scale_factor: Any 
     return _linear(input, spatial)
 
 
-@cache
-def _max_weights(k: int) -> Array:
-    """Density of the largest of k standard normals on the grid: ``k φ Φ^{k−1}``."""
-    cumulative = np.array([NormalDist().cdf(z) for z in GRID.z])
-    weights = GRID.weights * k * cumulative ** (k - 1)
-    return np.asarray(weights / weights.sum())
-
-
-def _maximum(call: Call, x: Moments, spatial: Sequence[tuple[int, int]], k: int) -> Flow:
-    """Largest of ``k`` entries, after the activation the call carries (monotone, so the order does not matter).
-
-    The part that positions share passes; the independent part becomes the largest of k normals. The gradient goes to one entry.
-    """
-    dims = [dim for dim, _ in spatial]
-    shared = max(min(x.shared(dims) - x.mean**2, x.var), 0.0)
-    apart = math.sqrt(max(x.var - shared, 0.0))
-    nodes, weights = np.polynomial.hermite_e.hermegauss(15)
-    weights = weights / weights.sum()
-    w = _max_weights(max(k, 1))
-    mean = square = slope2 = 0.0
-    for z, p in zip(nodes, weights, strict=True):
-        u = x.mean + math.sqrt(shared) * z + apart * GRID.z
-        values, slopes = call.activation(u) if call.activation is not None else (u, np.ones_like(u))
-        mean += p * float(w @ values)
-        square += p * float(w @ values**2)
-        slope2 += p * float(w @ slopes**2)
-    var = max(square - mean**2, 0.0)
-    y = Moments(x.dims, mean, x.v * (var / x.var if x.var > 0 else 0.0))
-    for dim, out in spatial:
-        y = y.resize(dim, out)
-
-    def back(g: Moments) -> dict[Moments, Moments]:
-        for dim, out in spatial:
-            n = x.shape[dim]
-            g = g.pad(dim, n) if out <= n else g.resize(dim, n).scale(math.sqrt(out / n))
-        return {x: g.scale(math.sqrt(slope2))}
-
-    return Flow(y, back)
-
-
 def _max(call: Call, x: Moments, n: int, kernel: Any, *_: Any, **__: Any) -> Flow:
     if call.shape is None:
         raise NotImplementedError("max pooling that returns indices")
     kernel = _tuple(kernel, n)
     first = len(x.dims) - n
-    return _maximum(call, x, [(first + i, call.shape[first + i]) for i in range(n)], math.prod(kernel))
+    return maximum(x, [(first + i, call.shape[first + i]) for i in range(n)], math.prod(kernel))
 
 
 @transfer(F.max_pool1d, torch.max_pool1d)
@@ -199,4 +158,4 @@ def adaptive_max_pool(call: Call, input: Moments, output_size: Any, *_: Any, **_
         raise NotImplementedError("max pooling that returns indices")
     spatial = [(d, call.shape[d]) for d in range(2, len(input.dims))]
     k = math.prod(math.ceil(input.shape[d] / n) for d, n in spatial)
-    return _maximum(call, input, spatial, k)
+    return maximum(input, spatial, k)
