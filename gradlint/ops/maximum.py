@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from statistics import NormalDist
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from gradlint.moments import GRID, Array, Marginal, Moments, from_pairs, take, transported
 from gradlint.ops.registry import Flow
 
-__all__ = ["maximum"]
+__all__ = ["Windows", "maximum"]
 
 _ORDERS = 12
 """Hermite orders kept of the largest entry's mean given what its window shares."""
@@ -64,49 +65,93 @@ class _Window:
         return np.asarray(power / (GRID.weights @ power))
 
 
-def maximum(x: Moments, spatial: Sequence[tuple[int, int]], k: int) -> Flow:
-    """Largest of ``k`` entries.
+@dataclass(frozen=True)
+class Windows:
+    """Windows along one axis: their number, their width and their stride."""
+
+    axis: int
+    number: int
+    width: int
+    stride: int
+
+
+def maximum(given: Moments, spatial: Sequence[Windows]) -> Flow:
+    """Largest entry of every window.
 
     Two windows have in common what their shared parts have (through the mean given c), and where they are the same window of
     another sample or channel also what their e_i have. The gradient goes to the entry that is the largest: it depends on x.
 
     Args:
-        x: the input.
-        spatial: pairs (axis, number of windows along it).
-        k: entries of a window.
+        given: the input.
+        spatial: for every pooled axis its windows.
     """
-    given = x
-    for dim, _ in spatial:
-        x = x.whole(dim)
+    x = given
+    for w in spatial:
+        x = x.whole(w.axis)
     if x.var <= 0.0:
-        window = None
-        y = replace(x, value=None)
-    else:
-        dims = [dim for dim, _ in spatial]
-        latent = x.latent()
-        inside = [a for d in dims for a in x.atoms(d)]
-        apart = tuple(int(a not in inside) for a in range(latent.ndim))
-        window = _Window(x.on_grid(), min(max(float(latent[apart]), 0.0), 1.0), k)
-        y = _pooled(x, window, latent, inside)
-    for dim, out in spatial:
-        y = y.resize(dim, out)
-
-    def spread(g: Moments) -> Moments:
-        for dim, out in spatial:
-            n = x.shape[dim]
-            g = g.pad(dim, n) if out <= n else g.resize(dim, n).scale(math.sqrt(out / n))
-        return g
+        return Flow(_resized(x, spatial), lambda g: {given: _spread(g, x, spatial)})
+    latent = x.latent()
+    inside = [a for w in spatial for a in x.atoms(w.axis)]
+    apart = tuple(int(a not in inside) for a in range(latent.ndim))
+    shared = min(max(float(latent[apart]), 0.0), 1.0)
+    window = _Window(x.on_grid(), shared, max(math.prod(w.width for w in spatial), 1))
+    y = _resized(_pooled(x, window, latent, inside), spatial)
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        if window is None or y.var <= 0.0:
-            return {given: spread(g)}
-
         def place(f: Array) -> Array:
             return window.largest() * np.interp(window.curve, y.on_grid(), f)
 
-        return {given: transported(g, y, x, spread, place)}
+        move = partial(_spread, x=x, spatial=spatial)
+        return {given: move(g) if y.var <= 0.0 else transported(g, y, x, move, place)}
 
     return Flow(y, back)
+
+
+def _resized(y: Moments, spatial: Sequence[Windows]) -> Moments:
+    for w in spatial:
+        y = y.resize(w.axis, w.number)
+    return y
+
+
+def _spread(g: Moments, x: Moments, spatial: Sequence[Windows]) -> Moments:
+    """Every window sends its gradient to one entry; windows that overlap may send it to the same.
+
+    Two windows of K entries each, o of them common, have their largest entry in common with probability ``o/(2K − o)``.
+    """
+    for w in spatial:
+        g = g.whole(w.axis)
+    table, together = g.pairs(), np.zeros(())
+    inside = [a for w in spatial for a in g.atoms(w.axis)]
+    size = math.prod(w.width for w in spatial)
+    for offsets in itertools.product(*(range((w.width - 1) // w.stride + 1) for w in spatial)):
+        overlap, share = 1, 1.0
+        at: list[int | slice] = [1 if a in inside else slice(None) for a in range(table.ndim)]
+        for w, offset in zip(spatial, offsets, strict=True):
+            overlap *= max(w.width - offset * w.stride, 0)
+            share *= 2 * max(w.number - offset, 0) / w.number if offset else 1.0
+            if offset and share:
+                at[g.atoms(w.axis)[0]] = 0
+        if any(offsets) and share:
+            together = together + table[tuple(at)] * (share * overlap / (2 * size - overlap))
+    for w in spatial:
+        n = x.shape[w.axis]
+        g = g.pad(w.axis, n) if w.number <= n else g.resize(w.axis, n).scale(math.sqrt(w.number / n))
+    return _gathered(g, spatial, together * math.prod(w.number / x.shape[w.axis] for w in spatial))
+
+
+def _gathered(g: Moments, spatial: Sequence[Windows], together: Array) -> Moments:
+    """Move ``together`` from pairs of different entries to an entry's own mean square; their sum stays."""
+    if not np.any(together):
+        return g
+    inside = [a for w in spatial for a in g.atoms(w.axis)]
+    table = g.pairs()
+    expanded = together
+    for a in sorted(inside):
+        expanded = np.expand_dims(expanded, a)
+    table = table - expanded / (math.prod(g.sizes()[a] for a in inside) - 1)
+    own = tuple(1 if a in inside else slice(None) for a in range(table.ndim))
+    table[own] = g.pairs()[own] + together
+    return from_pairs(g.dims, g.mean, table)
 
 
 def _pooled(x: Moments, window: _Window, latent: Array, inside: Sequence[int]) -> Moments:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from gradlint.moments import Moments, from_pairs, take
-from gradlint.ops.maximum import maximum
+from gradlint.ops.maximum import Windows, maximum
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -125,12 +125,13 @@ def interpolate(call: Call, input: Moments, size: Any = None, scale_factor: Any 
     return _linear(input, spatial)
 
 
-def _max(call: Call, x: Moments, n: int, kernel: Any, *_: Any, **__: Any) -> Flow:
+def _max(call: Call, x: Moments, n: int, kernel: Any, stride: Any = None, *_: Any, **__: Any) -> Flow:
     if call.shape is None:
         raise NotImplementedError("max pooling that returns indices")
     kernel = _tuple(kernel, n)
+    stride = kernel if stride in (None, (), []) else _tuple(stride, n)
     first = len(x.dims) - n
-    return maximum(x, [(first + i, call.shape[first + i]) for i in range(n)], math.prod(kernel))
+    return maximum(x, [Windows(first + i, call.shape[first + i], kernel[i], stride[i]) for i in range(n)])
 
 
 @transfer(F.max_pool1d, torch.max_pool1d)
@@ -156,6 +157,5 @@ def adaptive_max_pool(call: Call, input: Moments, output_size: Any, *_: Any, **_
     """Largest entry of adaptive bins."""
     if call.shape is None:
         raise NotImplementedError("max pooling that returns indices")
-    spatial = [(d, call.shape[d]) for d in range(2, len(input.dims))]
-    k = math.prod(math.ceil(input.shape[d] / n) for d, n in spatial)
-    return maximum(input, spatial, k)
+    widths = {d: math.ceil(input.shape[d] / call.shape[d]) for d in range(2, len(input.dims))}
+    return maximum(input, [Windows(d, call.shape[d], width, width) for d, width in widths.items()])
