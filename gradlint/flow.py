@@ -91,7 +91,6 @@ class _Run:
     cones: dict[fx.Node, Cone] = field(default_factory=dict)
     norms: dict[fx.Node, Norm] = field(default_factory=dict)
     fixed: set[fx.Node] = field(default_factory=set)
-    bypassed: dict[fx.Node, tuple[fx.Node, Moments]] = field(default_factory=dict)
 
     def forward(self) -> None:
         self.cones = find_cones(self.traced.graph)
@@ -169,8 +168,6 @@ class _Run:
         if "input" in kwargs and not args:
             args = (kwargs.pop("input"),)
         call = Call(facts.shape)
-        if "max_pool" in _name(node):
-            args, call = self._through_activation(node, args, call, inputs)
         if "attention" in _name(node):
             call = replace(call, shared_width=shared_width(node))
         if node.op == "call_module":
@@ -183,23 +180,6 @@ class _Run:
             return None
         self.flows[node] = (flow, inputs)
         return flow.out
-
-    def _through_activation(
-        self, node: fx.Node, args: tuple[Any, ...], call: Call, inputs: dict[Moments, fx.Node | str]
-    ) -> tuple[tuple[Any, ...], Call]:
-        """A maximum of a monotone activation is the activation of the maximum: one op, fed by the activation's root."""
-        tail = node.args[0]
-        if not isinstance(tail, fx.Node) or tail not in self.cones or len(tail.users) > 1:
-            return args, call
-        cone = self.cones[tail]
-        curve = self.grids[cone.root].increasing(tail) if cone.root in self.grids else None
-        if curve is None:
-            return args, call
-        root = replace(self.values[cone.root])
-        inputs.pop(args[0], None)
-        inputs[root] = cone.root
-        self.bypassed[node] = (tail, args[0])
-        return (root, *args[1:]), replace(call, activation=curve)
 
     def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow:
         op = lookup(self._target(node))
@@ -281,8 +261,6 @@ class _Run:
             target = inputs.get(handle)
             if target is not None:
                 self._send(node, target, grad, g)
-                if node in self.bypassed:  # the activation in between has a gradient too
-                    self.inside.setdefault(self.bypassed[node][0], []).append(grad)
 
     def _back_member(self, node: fx.Node, g: Moments) -> None:
         """One member of a tuple: its gradient waits in a tuple at the call."""

@@ -10,7 +10,7 @@ the user called. What lies inside gets its own moments too.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from gradlint.moments import Array, Moments, Parts, cut, join, product
+from gradlint.moments import Array, Moments, Parts, along, cut, join
 from gradlint.ops.registry import IDENTITY, POINTWISE
 from gradlint.trace.graph import step
 
@@ -104,6 +104,7 @@ class Grid:
     """
 
     def __init__(self, cone: Cone, root: Moments) -> None:
+        self._cone = cone
         self._root = root
         self._leaf = torch.tensor(root.on_grid(), requires_grad=True)
         self._values: dict[fx.Node, torch.Tensor] = {cone.root: self._leaf}
@@ -137,21 +138,31 @@ class Grid:
         if not out.requires_grad:
             return {}
         slopes: Any = torch.autograd.grad(out.sum(), [self._values[n] for n in nodes], retain_graph=True, allow_unused=True)
-        return {n: self._times(g, _finite(slope.numpy())) for n, slope in zip(nodes, slopes, strict=True) if slope is not None}
+        arrived = self._at_root(tail, g)
+        found = {}
+        for n, slope in zip(nodes, slopes, strict=True):
+            if slope is not None:
+                grad = self._times(arrived, _finite(slope.numpy()))
+                found[n] = grad if n is self._cone.root else replace(grad, profile=None)
+        return found
 
-    def increasing(self, tail: fx.Node) -> Callable[[Array], tuple[Array, Array]] | None:
-        """The member's function and derivative of the root, if it never decreases: then it commutes with a maximum."""
+    def _at_root(self, tail: fx.Node, g: Moments) -> Moments:
+        """The gradient at a member with its profile as a function of the root's grid."""
+        if g.profile is None:
+            return g
         values = _finite(self._values[tail].detach().numpy())
-        if not self._values[tail].requires_grad or np.any(np.diff(values) < -1e-12 * np.abs(values).max()):
-            return None
-        (slope,) = torch.autograd.grad(self._values[tail].sum(), self._leaf, retain_graph=True)
-        u, slopes = self._root.on_grid(), _finite(slope.numpy())
-        return lambda x: (np.interp(x, u, values), np.interp(x, u, slopes))
+        if np.all(np.diff(values) >= 0):
+            return g
+        own = self.moments(tail)
+        if own.var <= 0.0:
+            return replace(g, profile=None)
+        grid = own.on_grid()
+        return replace(g, profile=g.profile.on(lambda f: np.interp(values, grid, f)))
 
     def _times(self, g: Moments, slope: Array) -> Moments:
         if np.ptp(slope) <= 1e-12 * np.abs(slope).max():
             return g.scale(float(slope[0]))
-        return replace(product(g, self._root.map(slope)), behind=((g, slope),))
+        return along(g, self._root, slope)
 
     def _line(self, values: Array) -> tuple[float, float] | None:
         u = self._root.on_grid()

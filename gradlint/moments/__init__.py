@@ -28,8 +28,10 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 """
 
 from gradlint.moments.array import Moments, Parts, from_pairs
+from gradlint.moments.marginal import Marginal
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, pairs_of, piece
-from gradlint.moments.products import disjoint, einsum, energy, meet, product, total
+from gradlint.moments.products import disjoint, einsum, energy, product, total
+from gradlint.moments.profile import along, behind_sum, carried, meet, transported
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.selection import Positions, Selection, Window
 from gradlint.moments.tables import MAX_ATOMS, Array, take
@@ -39,13 +41,17 @@ __all__ = [
     "MAX_ATOMS",
     "MAX_PARTS",
     "Array",
+    "Marginal",
     "Moments",
     "Parts",
     "Positions",
     "Selection",
     "Window",
     "alike",
+    "along",
+    "behind_sum",
     "boundaries",
+    "carried",
     "concat",
     "couple",
     "cut",
@@ -61,4 +67,5 @@ __all__ = [
     "product",
     "take",
     "total",
+    "transported",
 ]

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from gradlint.moments.marginal import Marginal
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import MAX_ATOMS, Array, Atoms, differences, merge, pair_averages, refine, split, sum_subsets, take
+
+if TYPE_CHECKING:
+    from gradlint.moments.profile import Profile
 
 __all__ = ["Moments", "Parts", "align", "from_pairs"]
 
@@ -53,8 +58,8 @@ class Moments:
         value: the real values where they are known (a constant), else None.
         alive: for scores under a mask, which entries take part (a boolean array that broadcasts to the tensor).
         parts: the laws of stretches of one axis that are not exchangeable with one another (``gradlint.moments.parts``).
-        behind: of a gradient that came through scalar functions of its tensor: for each the gradient behind it and its slope
-            on the tensor's grid. Such a gradient is not independent of the tensor.
+        law: the marginal law of an entry where it is known not to be Gaussian.
+        profile: of a gradient that is not independent of its tensor: how it depends on the tensor's value.
     """
 
     dims: tuple[Atoms, ...]
@@ -63,7 +68,8 @@ class Moments:
     value: npt.NDArray[np.generic] | None = None
     alive: npt.NDArray[np.bool_] | None = None
     parts: Parts | None = None
-    behind: tuple[tuple[Moments, Array], ...] = ()
+    law: Marginal | None = None
+    profile: Profile | None = None
 
     @staticmethod
     def iid(shape: Sequence[int], mean: float = 0.0, var: float = 1.0) -> Moments:
@@ -177,7 +183,8 @@ class Moments:
             raise ValueError(f"cannot reshape {self.shape} to {tuple(shape)}")
         value = None if self.value is None else self.value.reshape(shape)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).reshape(shape)
-        return Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape)).capped()
+        out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law)
+        return out._moved(self, lambda g: g.reshape(shape)).capped()
 
     def _parts_in(self, shape: Sequence[int]) -> Parts | None:
         """The parts in a view where their axis is still an axis."""
@@ -197,13 +204,18 @@ class Moments:
         value = None if self.value is None else self.value.transpose(order)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).transpose(order)
         parts = self.parts and self.parts.each(lambda law: law.permute(order), order.index(self.parts.axis))
-        return Moments(tuple(self.dims[d] for d in order), self.mean, self.v.transpose(axes), value, alive, parts)
+        out = Moments(tuple(self.dims[d] for d in order), self.mean, self.v.transpose(axes), value, alive, parts, self.law)
+        return out._moved(self, lambda g: g.permute(order))
 
     def transpose(self, first: int, second: int) -> Moments:
         """Two axes swapped."""
         order = list(range(len(self.dims)))
         order[first], order[second] = order[second], order[first]
         return self.permute(order)
+
+    def _moved(self, source: Moments, move: Callable[[Moments], Moments]) -> Moments:
+        """With the profile of ``source``, of which this is a reindexing."""
+        return self if source.profile is None else replace(self, profile=source.profile.reindexed(move))
 
     def expand(self, shape: Sequence[int]) -> Moments:
         """Broadcast to ``shape``: the new axes carry nothing."""
@@ -221,7 +233,7 @@ class Moments:
         if self.parts is not None:
             at, axis = self.parts.axis + lead, self.parts.axis
             parts = self.parts.each(lambda law: law.expand((*shape[:at], law.shape[axis], *shape[at + 1 :])), at)
-        return Moments(tuple(dims), self.mean, v, value, parts=parts)
+        return Moments(tuple(dims), self.mean, v, value, parts=parts, law=self.law)
 
     def resize(self, dim: int, size: int) -> Moments:
         """A slice (or a periodic repetition) of an axis: the same law on another number of entries."""
@@ -233,7 +245,8 @@ class Moments:
         if size <= 1 and x.dims[dim]:
             v = v.sum(x.atoms(dim)[0])
         atoms: Atoms = (int(size),) if size > 1 else ()
-        return Moments((*x.dims[:dim], atoms, *x.dims[dim + 1 :]), x.mean, v)
+        out = Moments((*x.dims[:dim], atoms, *x.dims[dim + 1 :]), x.mean, v, law=x.law)
+        return out._moved(self, lambda g: g.resize(dim, size))
 
     def pad(self, dim: int, size: int) -> Moments:
         """Embed in an axis of ``size`` entries, zero elsewhere: the adjoint of :meth:`resize` as a slice."""
@@ -250,7 +263,8 @@ class Moments:
             same = differ = table
         both = small * (small - 1) / (size * (size - 1))
         table = np.stack([differ * both, same * (small / size)], at)
-        return from_pairs((*x.dims[:dim], (int(size),), *x.dims[dim + 1 :]), x.mean * small / size, table)
+        out = from_pairs((*x.dims[:dim], (int(size),), *x.dims[dim + 1 :]), x.mean * small / size, table)
+        return out._moved(self, lambda g: g.pad(dim, size))
 
     # ---- sum ----------------------------------------------------------------------------------------------------
 
@@ -286,18 +300,22 @@ class Moments:
         """Times a number."""
         value = None if self.value is None else np.asarray(self.value, dtype=np.float64) * factor
         parts = self.parts and self.parts.each(lambda law: law.scale(factor))
-        return Moments(self.dims, self.mean * factor, self.v * factor**2, value, self.alive, parts)
+        law = self.law.flipped() if self.law is not None and factor < 0 else self.law
+        profile = None if self.profile is None else self.profile.scaled(factor)
+        return Moments(self.dims, self.mean * factor, self.v * factor**2, value, self.alive, parts, law, profile)
 
     def shift(self, offset: float) -> Moments:
         """Plus a number."""
         value = None if self.value is None else np.asarray(self.value, dtype=np.float64) + offset
-        return Moments(self.dims, self.mean + offset, self.v, value, self.alive)
+        return Moments(self.dims, self.mean + offset, self.v, value, self.alive, law=self.law)
 
     def __add__(self, other: Moments) -> Moments:
         """Sum of two independent tensors, with broadcasting."""
         x, y = align(self, other)
         masks = [m.alive for m in (self, other) if m.alive is not None]
-        return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=np.logical_and(masks[0], masks[-1]) if masks else None)
+        alive = np.logical_and(masks[0], masks[-1]) if masks else None
+        law = Marginal.of_sum((self.law, self.var), (other.law, other.var))
+        return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=alive, law=law)
 
     def fold(self, shape: Sequence[int]) -> Moments:
         """Sum down to ``shape``: the adjoint of broadcasting."""
@@ -306,20 +324,25 @@ class Moments:
         return out.sum([d for d, n in enumerate(shape) if n == 1 and out.dims[d]], keepdim=True)
 
     def map(self, values: Array) -> Moments:
-        """Apply a scalar function to a Gaussian array.
+        """Apply a scalar function to a Gaussian array, or to a function of one.
 
         Args:
-            values: φ(mean + σ·GRID.z), shape ``GRID.z.shape``, σ² = :attr:`var`.
+            values: the function at :meth:`on_grid`, shape ``GRID.z.shape``.
         """
         if self.var <= 0.0:
             return Moments(self.dims, float(values[len(values) // 2]), np.zeros_like(self.v))
+        mean, table = GRID.dual(values, self.latent())
+        return replace(from_pairs(self.dims, mean, table), law=Marginal(lambda: values))
+
+    def latent(self) -> Array:
+        """Correlations of the Gaussian array that this one is a function of, as a table; the variance must not be zero."""
         rho = np.clip(sum_subsets(self.v) / self.var, -1.0, 1.0)
-        mean, table = GRID.dual(values, rho)
-        return from_pairs(self.dims, mean, table)
+        return rho if self.law is None else self.law.latent(rho)
 
     def on_grid(self) -> Array:
-        """The argument of a map: ``mean + σ·GRID.z``."""
-        return self.mean + math.sqrt(self.var) * GRID.z
+        """The argument of a map: ``mean + σ·GRID.z``, or what the law makes of ``GRID.z``."""
+        std = math.sqrt(self.var)
+        return self.mean + std * GRID.z if self.law is None else self.law.scaled(self.mean, std)
 
     def sizes(self) -> list[int]:
         """Sizes of all atoms, in the order of ``v``."""

@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 
 from gradlint.moments.array import Moments, align, from_pairs
-from gradlint.moments.parts import MAX_PARTS, boundaries, cut, join
 from gradlint.moments.tables import Atoms, refine
 
-__all__ = ["disjoint", "einsum", "energy", "meet", "product", "total"]
+__all__ = ["disjoint", "einsum", "energy", "product", "total"]
 
 
 def product(*factors: Moments) -> Moments:
-    """Elementwise product of independent tensors, with broadcasting: ``K = Π K_i``."""
+    """Elementwise product of independent tensors, with broadcasting: ``K = Π K_i``. A factor that is one number only scales."""
     out = factors[0]
     for factor in factors[1:]:
         x, y = align(out, factor)
-        out = from_pairs(x.dims, x.mean * y.mean, x.pairs() * y.pairs())
+        before, out = out, from_pairs(x.dims, x.mean * y.mean, x.pairs() * y.pairs())
+        for one, other in ((before, factor), (factor, before)):
+            if (one.law is not None or one.profile is not None) and not other.v.any() and one.shape == out.shape:
+                scaled = one.scale(other.mean)
+                out = replace(out, law=scaled.law, profile=scaled.profile)
     return out
 
 
@@ -45,31 +48,6 @@ def total(parts: Sequence[Moments]) -> Moments:
     for part in parts[1:]:
         out = out + part
     return out
-
-
-def meet(waiting: Any, g: Any) -> Any:
-    """Cotangents of two consumers add (nests of them member by member; None is zero).
-
-    What they came ``behind`` is kept when both came through functions of the tensor, else forgotten.
-    """
-    if waiting is None or g is None:
-        return g if waiting is None else waiting
-    if isinstance(g, tuple):
-        return tuple(meet(a, b) for a, b in zip(waiting, g, strict=True))
-    behind = waiting.behind + g.behind if waiting.behind and g.behind else ()
-    return replace(_with_parts(waiting, g), behind=behind)
-
-
-def _with_parts(x: Moments, y: Moments) -> Moments:
-    """``x + y`` of one shape, part by part along the axis that one of them has parts of."""
-    divisions = [m.parts for m in (x, y) if m.parts is not None]
-    if not divisions:
-        return x + y
-    axis = divisions[0].axis
-    sizes = boundaries(parts.sizes for parts in divisions if parts.axis == axis)
-    if len(sizes) > MAX_PARTS:
-        return x + y
-    return join([a + b for a, b in zip(cut(x, axis, sizes), cut(y, axis, sizes), strict=True)], axis, x + y)
 
 
 def energy(g: Any) -> float:

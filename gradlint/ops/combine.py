@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlint.moments import Moments, disjoint, product
+from gradlint.moments import Moments, behind_sum, disjoint, product
 from gradlint.ops.apart import broadcast
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -39,8 +39,17 @@ def add(_: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:
     for x, mask in ((input, other), (other, input)):
         if mask.value is not None and x.value is None and np.any(mask.value <= MASKED):
             return _masked_add(x, mask)
-    out = input + other.scale(alpha)
-    return Flow(out, lambda g: {input: g.fold(input.shape), other: g.scale(alpha).fold(other.shape)})
+    scaled = other.scale(alpha)
+    out = input + scaled
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        first, second = behind_sum(g, input, scaled, out)
+        return {
+            input: first if input.shape == out.shape else g.fold(input.shape),
+            other: second.scale(alpha) if other.shape == out.shape else g.scale(alpha).fold(other.shape),
+        }
+
+    return Flow(out, back)
 
 
 def _masked_add(x: Moments, mask: Moments) -> Flow:
@@ -129,7 +138,9 @@ def _chosen(mask: np.ndarray[Any, Any], inside: Any, outside: Any) -> Flow:
         else:
             sides.append(product(side, weight))
             grads[side] = weight
-    return Flow(disjoint(sides[0], sides[1], share), lambda g: {x: product(g, weight).fold(x.shape) for x, weight in grads.items()})
+    return Flow(
+        disjoint(sides[0], sides[1], share), lambda g: {x: product(g, weight).fold(x.shape) for x, weight in grads.items()}
+    )
 
 
 @transfer(torch.where, "where")

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments, from_pairs, product, take, total
+from gradlint.moments import Array, Moments, along, carried, from_pairs, product, take
 from gradlint.ops.apart import channels, unreduced
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -43,10 +44,10 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
     n = math.prod(x.shape[d] for d in dims)
     c = x.centre(dims) if centred else x
     variance = c.q + eps
-    y = c.scale(1 / math.sqrt(variance))
     if n < 2 and centred:
         return Flow(Moments.zeros(x.shape), lambda _: {x: Moments.zeros(x.shape)})
-    inverse = _mean_inverse(x, dims, eps, centred=centred)
+    kept, inverse = _divided(x, dims, eps, centred=centred)
+    y = replace(_with_components(c.scale(1 / math.sqrt(variance)), dims, kept), law=x.law)
 
     def back(g: Moments) -> dict[Moments, Moments]:
         g0 = g.centre(dims) if centred else g
@@ -57,32 +58,69 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
         floor = 1e-9 * abs(ga.pairs()).max() * inverse
         if table.flat[-1] < floor:  # what is left of exact cancellation is rounding
             table = np.zeros_like(table)
-        return {x: from_pairs(both.dims, 0.0, table)}
+        return {x: carried(from_pairs(both.dims, 0.0, table), g)}
 
     return Flow(y, back)
 
 
-def _mean_inverse(x: Moments, dims: Sequence[int], eps: float, *, centred: bool) -> float:
-    """``E[1/v̂]`` of the normaliser v̂, which is what the squared gradient is divided by.
+def _with_components(y: Moments, dims: Sequence[int], kept: Array) -> Moments:
+    """The law with the components ``kept`` (and the mean square of the mean) over R; pairs outside R stay as they are."""
+    inside = sorted(a for d in dims for a in y.atoms(d))
+    outside = tuple(a for a in range(y.v.ndim) if a not in inside)
+    kept = kept.copy()
+    kept[(0,) * kept.ndim] -= y.mean**2
+    v = y.v.copy()
+    v[tuple(1 if a in outside else slice(None) for a in range(v.ndim))] += kept - y.v.sum(outside)
+    return Moments(y.dims, y.mean, v)
 
-    A component that takes n_A independent values over R adds ``v_A χ²_ν/(ν+1)``, ν = n_A − 1 (n_A without centring); the
-    components are independent, so ``E[1/v̂] = ∫₀^∞ e^{−εt} Π_A E[e^{−t v̂_A}] dt``. Iid entries give ν/(ν − 2); few positions with
-    a pattern that all samples share give much more.
+
+def _divided(x: Moments, dims: Sequence[int], eps: float, *, centred: bool) -> tuple[Array, float]:
+    """What a normaliser v̂ that is itself random leaves: the components of the output over R, and ``E[1/v̂]``.
+
+    Over R the covariance of an exchangeable array has one eigenspace for every subset S of its atoms: what varies along S and
+    is constant along the rest, of dimension ``d_S = Π_S (n_a − 1)`` and eigenvalue ``λ_S = Σ_{A ⊇ S} v_A Π_{a ∉ A} n_a``. So
+    ``v̂ = Σ_S λ_S χ²_S / n`` (without the constant S = ∅ when centred), ``E[1/v̂] = ∫₀^∞ E[e^{−t v̂}] dt``, and S keeps the
+    share ``E[λ_S χ²_S / n v̂] = ∫₀^∞ λ_S d_S / (n + 2tλ_S) E[e^{−t v̂}] dt``. Iid entries give ν/(ν − 2); few positions with a
+    pattern that all samples share give much more, and where the pattern is strong it divides itself away.
     """
-    inside = [a for d in dims for a in x.atoms(d)]
+    inside = sorted(a for d in dims for a in x.atoms(d))
     table = x.v.sum(tuple(a for a in range(x.v.ndim) if a not in inside))
-    sizes = [x.sizes()[a] for a in sorted(inside)]
-    scale = x.q if x.q > 0 else 1.0
-    t = np.logspace(-9, 9, 2000) / scale
-    log_laplace = -(eps + (0.0 if centred else x.mean**2)) * t
+    sizes = [x.sizes()[a] for a in inside]
+    for axis, size in enumerate(sizes):
+        varies = take(table, axis, 1)
+        table = np.stack([varies + size * take(table, axis, 0), varies], axis)
+    n = math.prod(sizes)
+    t = np.logspace(-9, 9, 2000) / (x.q if x.q > 0 else 1.0)
+    log_laplace = -eps * t
+    rates = {}
     for index in np.ndindex(*table.shape):
-        variance = float(table[index])
-        cells = math.prod(n for n, bit in zip(sizes, index, strict=True) if bit)
-        dof = cells - 1 if centred else cells
-        if variance > 0 and dof > 0:
-            log_laplace = log_laplace - dof / 2 * np.log1p(2 * t * variance / cells)
-    values = np.exp(log_laplace)
-    return float(t[0] + np.trapezoid(values * t, np.log(t)))
+        scale = max(float(table[index]), 0.0) / n
+        spread = 1 + 2 * t * scale
+        if any(index):
+            dof = math.prod(size - 1 for size, bit in zip(sizes, index, strict=True) if bit)
+            log_laplace = log_laplace - dof / 2 * np.log(spread)
+            rates[index] = n * scale / spread
+        elif not centred:  # a mean makes the constant noncentral
+            log_laplace = log_laplace - np.log(spread) / 2 - t * x.mean**2 / spread
+            rates[index] = n * (scale / spread + x.mean**2 / spread**2)
+    laplace = np.exp(log_laplace)
+
+    def integral(values: Array) -> float:
+        return float(t[0] * values[0] + np.trapezoid(values * t, np.log(t)))
+
+    out = np.zeros_like(table)
+    for index, rate in rates.items():
+        out[index] = integral(rate * laplace)
+    inverse = integral(laplace)
+    return _components(out, sizes), inverse
+
+
+def _components(eigenvalues: Array, sizes: Sequence[int]) -> Array:
+    """From the eigenvalues over subsets of atoms back to variance components."""
+    for axis, size in enumerate(sizes):
+        varies = take(eigenvalues, axis, 1)
+        eigenvalues = np.stack([(take(eigenvalues, axis, 0) - varies) / size, varies], axis)
+    return eigenvalues
 
 
 def _onto(x: Moments, like: Moments) -> Moments:
@@ -113,10 +151,10 @@ def _affine(flow: Flow, weight: Moments | None, bias: Moments | None, shape: Seq
 def _times_value(g: Moments, y: Moments, out: Moments, weight: Moments, bias: Moments | None) -> Moments:
     """``g·y``: what the scale's gradient sums. An activation behind the norm makes g a function of y: ``G·φ'(u)·y(u)``."""
     constant = weight.var == 0 and weight.mean != 0 and (bias is None or bias.var == 0)
-    if not g.behind or not constant:
+    if g.profile is None or not constant:
         return product(g, y)
     values = (out.on_grid() - (0.0 if bias is None else bias.mean)) / weight.mean
-    return total([product(source, out.map(slope * values)) for source, slope in g.behind])
+    return replace(along(g, out, values), profile=None)
 
 
 @transfer(F.layer_norm, torch.layer_norm, apart=unreduced)

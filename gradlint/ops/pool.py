@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import GRID, Array, Moments, Window, product
+from gradlint.moments import Moments, Window, product
+from gradlint.ops.maximum import Windows, maximum
 from gradlint.ops.primitives import power, squared
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -176,55 +176,12 @@ def interpolate(_: Call, input: Moments, size: Any = None, scale_factor: Any = N
     return _linear(input, windows)
 
 
-@cache
-def _max_weights(k: int) -> Array:
-    """Density of the largest of k standard normals on the grid: ``k φ Φ^{k−1}``."""
-    cumulative = np.array([NormalDist().cdf(z) for z in GRID.z])
-    weights = GRID.weights * k * cumulative ** (k - 1)
-    return np.asarray(weights / weights.sum())
-
-
-def _maximum(call: Call, x: Moments, spatial: Sequence[tuple[int, int]], k: int) -> Flow:
-    """Largest of ``k`` entries, after the activation the call carries (monotone, so the order does not matter).
-
-    The part that positions share passes; the independent part becomes the largest of k normals. The gradient goes to one entry.
-    """
-    dims = [dim for dim, _ in spatial]
-    shared = max(min(x.shared(dims) - x.mean**2, x.var), 0.0)
-    apart = math.sqrt(max(x.var - shared, 0.0))
-    nodes, weights = np.polynomial.hermite_e.hermegauss(15)
-    weights = weights / weights.sum()
-    w = _max_weights(max(k, 1))
-    mean = square = slope2 = 0.0
-    for z, p in zip(nodes, weights, strict=True):
-        u = x.mean + math.sqrt(shared) * z + apart * GRID.z
-        values, slopes = call.activation(u) if call.activation is not None else (u, np.ones_like(u))
-        mean += p * float(w @ values)
-        square += p * float(w @ values**2)
-        slope2 += p * float(w @ slopes**2)
-    var = max(square - mean**2, 0.0)
-    y = Moments(x.dims, mean, x.v * (var / x.var if x.var > 0 else 0.0))
-    for dim, out in spatial:
-        y = y.resize(dim, out)
-
-    def back(g: Moments) -> dict[Moments, Moments]:
-        for dim, out in spatial:
-            n = x.shape[dim]
-            g = g.pad(dim, n) if out <= n else g.resize(dim, n).scale(math.sqrt(out / n))
-        return {x: g.scale(math.sqrt(slope2))}
-
-    return Flow(y, back)
-
-
-def _pooled(function: Any, call: Call, x: Moments, n: int, kernel: int, args: Sequence[Any], kw: dict[str, Any]) -> Flow:
-    """Windows of ``kernel`` entries; the shape of a call that also returns indices is asked of torch."""
-    shape = call.shape
-    if shape is None:
-        shape = tuple(function(torch.empty(x.shape, device="meta"), *args, **kw)[0].shape)
-    first = len(x.dims) - n
-    flow = _maximum(call, x, [(first + i, shape[first + i]) for i in range(n)], kernel)
+def _indexed(function: Any, call: Call, x: Moments, windows: Callable[[Sequence[int]], Sequence[Windows]], args: Sequence[Any],
+             kw: dict[str, Any]) -> Flow:  # fmt: skip
+    """The largest entry of every window; the shape of a call that also returns indices is asked of torch."""
     if call.shape is not None:
-        return flow
+        return maximum(x, windows(call.shape))
+    flow = maximum(x, windows(tuple(function(torch.empty(x.shape, device="meta"), *args, **kw)[0].shape)))
     return Flow((flow.out, None), lambda g: flow.back(g[0]) if g[0] is not None else {})
 
 
@@ -232,7 +189,14 @@ def _max_pool(n: int, plain: Any, indexed: Any, *others: Any) -> None:
     """Register the pooling of n axes, with and without indices."""
 
     def max_pool(call: Call, input: Moments, kernel_size: Any, *args: Any, **kw: Any) -> Flow:
-        return _pooled(indexed, call, input, n, math.prod(_tuple(kernel_size, n)), (kernel_size, *args), kw)
+        kernel, given = _tuple(kernel_size, n), args[0] if args else kw.get("stride")
+        stride = kernel if given in (None, (), []) else _tuple(given, n)
+        first = len(input.dims) - n
+
+        def windows(shape: Sequence[int]) -> list[Windows]:
+            return [Windows(first + i, shape[first + i], kernel[i], stride[i]) for i in range(n)]
+
+        return _indexed(indexed, call, input, windows, (kernel_size, *args), kw)
 
     max_pool.__name__ = f"max_pool{n}d"
     transfer(plain, indexed, *others)(max_pool)
@@ -242,17 +206,16 @@ def _adaptive_max_pool(n: int, plain: Any, indexed: Any, *others: Any) -> None:
     """Register the adaptive pooling of n axes, with and without indices."""
 
     def adaptive_max_pool(call: Call, input: Moments, output_size: Any, *args: Any, **kw: Any) -> Flow:
-        sizes = input.shape[len(input.dims) - n :]
-        goals = [s if g is None else g for s, g in zip(sizes, _goals(output_size, n), strict=True)]
-        kernel = math.prod(math.ceil(s / g) for s, g in zip(sizes, goals, strict=True))
-        return _pooled(indexed, call, input, n, kernel, (output_size, *args), kw)
+        first = len(input.dims) - n
+
+        def windows(shape: Sequence[int]) -> list[Windows]:
+            widths = {d: math.ceil(input.shape[d] / shape[d]) for d in range(first, len(shape))}
+            return [Windows(d, shape[d], width, width) for d, width in widths.items()]
+
+        return _indexed(indexed, call, input, windows, (output_size, *args), kw)
 
     adaptive_max_pool.__name__ = f"adaptive_max_pool{n}d"
     transfer(plain, indexed, *others)(adaptive_max_pool)
-
-
-def _goals(x: Any, n: int) -> list[int | None]:
-    return [x] * n if isinstance(x, int) else list(x)
 
 
 _max_pool(1, F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d)

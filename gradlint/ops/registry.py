@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradlint.moments import Array, Moments
+from gradlint.moments import Moments
 from gradlint.ops.apart import Planner
 
 __all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Op", "identity", "lookup", "pointwise", "transfer"]
@@ -33,15 +33,12 @@ class Call:
         shape: of the output; None when it returns several tensors.
         options: of a leaf recurrent module, its attributes (``hidden_size``, ``bidirectional`` …).
         parameters: of a leaf recurrent module, the moments of its parameters by local name.
-        activation: of a maximum whose input is a monotone function of a Gaussian tensor: that function and its derivative;
-            the first argument is then the Gaussian tensor itself.
         shared_width: of an attention whose keys and values are projections of one tensor: the width of that tensor.
     """
 
     shape: tuple[int, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Moments] = field(default_factory=dict)
-    activation: Callable[[Array], tuple[Array, Array]] | None = None
     shared_width: int | None = None
 
 

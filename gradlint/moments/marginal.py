@@ -1,0 +1,137 @@
+"""The marginal law of an entry where it is not Gaussian.
+
+A tensor of known marginal law is kept as ``x = F(z)``: z an exchangeable Gaussian array of unit variance, F the quantile
+transport, non-decreasing. A scalar function of x is then a scalar function of z, and the Hermite series applies to φ∘F as it
+does to φ; the correlations of z are those that give x its own pair table (a Gaussian copula, also called NORTA: Cario & Nelson
+1997). ReLU leaves half a point mass and half a Gaussian; a second ReLU behind a skip connection sees that law, not a Gaussian.
+
+A contraction sums many entries and is Gaussian again: whatever does not carry a law forward drops it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+
+from gradlint.moments.quadrature import GRID
+from gradlint.moments.tables import Array
+
+__all__ = ["NODES", "Marginal", "nodes"]
+
+_CHAIN = 40
+"""Laws that wait for one another before they are evaluated; bounds the recursion."""
+
+_NEGLIGIBLE = 0.05
+"""Share of the variance below which a term leaves a sum Gaussian: its skewness counts by 0.05^1.5, one part in a hundred."""
+
+
+class Marginal:
+    """A lazily evaluated marginal law, up to the scale and the offset that the moments of the tensor fix.
+
+    Args:
+        make: the values of x on ``GRID.z``, in any order and on any scale.
+        share: of the variance, what the least Gaussian term contributes.
+        depth: laws that must be evaluated before.
+    """
+
+    def __init__(self, make: Callable[[], Array], share: float = 1.0, depth: int = 0) -> None:
+        self._make = make
+        self.share = share
+        self.depth = depth
+        if depth >= _CHAIN and self.values.size:
+            self.depth = 0
+
+    @cached_property
+    def values(self) -> Array:
+        """``F(GRID.z)``: non-decreasing, shape ``GRID.z.shape``."""
+        values = self._make()
+        del self._make
+        return values if np.all(np.diff(values) >= 0) else _rearranged(values, GRID.weights)
+
+    @cached_property
+    def _scale(self) -> tuple[float, float]:
+        mean = float(GRID.weights @ self.values)
+        return mean, float(np.sqrt(max(GRID.weights @ (self.values - mean) ** 2, 0.0)))
+
+    def scaled(self, mean: float, std: float) -> Array:
+        """F with the given mean and standard deviation; a point mass at zero stays there exactly."""
+        own_mean, own_std = self._scale
+        if own_std <= 0.0:
+            return mean + std * GRID.z
+        factor = std / own_std
+        offset = mean - own_mean * factor
+        if abs(factor - 1.0) < 1e-9:
+            factor = 1.0
+        if abs(offset) < 1e-9 * (abs(mean) + std):
+            offset = 0.0
+        return np.asarray(self.values * factor + offset)
+
+    def latent(self, rho: Array) -> Array:
+        """Correlations of z that give x the correlations ``rho``: the inverse of ``ρ(r) = Σ_{k≥1} a_k² r^k / Σ_{k≥1} a_k²``."""
+        r, curve = self._curve
+        return np.asarray(np.interp(rho, curve, r))
+
+    @cached_property
+    def _curve(self) -> tuple[Array, Array]:
+        r = np.sin(np.linspace(-0.5, 0.5, 801) * np.pi)
+        mean, table = GRID.dual(self.values, r)
+        curve = table - mean**2
+        curve = np.maximum.accumulate(curve / curve[-1]) if curve[-1] > 0 else r
+        return r, curve
+
+    def flipped(self) -> Marginal:
+        """The law of ``−x``."""
+        return Marginal(lambda: -self.values[::-1], self.share, self.depth + 1)
+
+    @staticmethod
+    def of_sum(x: tuple[Marginal | None, float], y: tuple[Marginal | None, float]) -> Marginal | None:
+        """The law of a sum of independent terms, each a law (None is Gaussian) and a variance; None where it is Gaussian."""
+        total = x[1] + y[1]
+        if total <= 0 or (x[0] is None and y[0] is None):
+            return None
+        for one, other in ((x, y), (y, x)):
+            if other[1] <= 0:
+                return one[0]
+        shares = [law.share * var / total for law, var in (x, y) if law is not None]
+        if max(shares) < _NEGLIGIBLE:
+            return None
+        depth = 1 + max(law.depth for law, _ in (x, y) if law is not None)
+
+        def convolved() -> Array:
+            columns = [nodes(GRID.z * std if law is None else law.scaled(0.0, std))
+                       for law, std in ((x[0], x[1] ** 0.5), (y[0], y[1] ** 0.5))]  # fmt: skip
+            return _rearranged(np.add.outer(*columns).ravel(), np.multiply.outer(NODES, NODES).ravel())
+
+        return Marginal(convolved, max(shares), depth)
+
+    @staticmethod
+    def weighted(make: Callable[[], tuple[Array, Array]], depth: int = 0) -> Marginal:
+        """The law of values that occur with the given weights."""
+        return Marginal(lambda: _rearranged(*make()), depth=depth)
+
+
+def _rearranged(values: Array, weights: Array) -> Array:
+    """The quantile transport of weighted values: a non-decreasing function on ``GRID.z`` with the same law."""
+    order = np.argsort(values, kind="stable")
+    weights = weights[order]
+    middle = np.cumsum(weights) - weights / 2
+    return np.asarray(np.interp(_levels(), middle / weights.sum(), values[order]))
+
+
+def _levels() -> Array:
+    return np.asarray(np.cumsum(GRID.weights) - GRID.weights / 2)
+
+
+_WIDTH = 8
+_INNER = slice(480, 1920)  # |z| < 5.4; outside lie 7e-8
+
+
+def nodes(values: Array) -> Array:
+    """A function on ``GRID.z`` as its means over 180 slices of equal width in z; their weights are ``NODES``."""
+    weighted = (values * GRID.weights)[_INNER].reshape(-1, _WIDTH).sum(1)
+    return np.asarray(weighted / GRID.weights[_INNER].reshape(-1, _WIDTH).sum(1))
+
+
+NODES: Array = GRID.weights[_INNER].reshape(-1, _WIDTH).sum(1) / GRID.weights[_INNER].sum()

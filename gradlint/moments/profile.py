@@ -1,0 +1,259 @@
+"""How a gradient depends on the value of its own tensor.
+
+A gradient that came through scalar functions of a tensor is not independent of it: behind a ReLU it is zero wherever the tensor
+is negative, and behind ten residual ReLUs it survives where the tensor is large. It is kept as a sum of terms
+
+    g = Σ_c G_c · w_c,      G_c independent of the tensor x = F(z),
+
+w_c a random weight of which two functions of z are known: its conditional mean ``E[w|z]`` (amplitude), which pairs of different
+entries see, and its conditional mean square ``E[w²|z]`` (power), which an entry sees with itself. So
+
+    K_g[S] = Σ_c K_G[S] Σ_k b_k² r[S]^k  (b_k the Hermite coefficients of the amplitude),    K_g[same] = Σ_c q_G E[power].
+
+A scalar function multiplies the weights by its slope; an independent term added to x smooths them,
+``w(x) → E_y[w(x + y)]``; a contraction makes the gradient a sum over many entries, which is independent of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+
+from gradlint.moments.array import Moments, align, from_pairs
+from gradlint.moments.marginal import NODES, nodes
+from gradlint.moments.parts import MAX_PARTS, boundaries, cut, join
+from gradlint.moments.products import product
+from gradlint.moments.quadrature import GRID
+from gradlint.moments.tables import Array
+
+__all__ = ["Profile", "Term", "along", "behind_sum", "carried", "meet", "transported"]
+
+_TERMS = 3
+"""Terms that are kept apart; the two most alike are merged first."""
+
+_CHAIN = 40
+"""Profiles that wait for one another before they are evaluated; bounds the recursion."""
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One term ``G·w``: the independent gradient, and the weight's conditional mean and mean square on ``GRID.z``."""
+
+    source: Moments
+    amplitude: Array
+    power: Array
+
+    def scaled(self, factor: float) -> Term:
+        """Of the gradient times a number (of the tensor divided by it: z changes sign with it)."""
+        step = 1 if factor >= 0 else -1
+        return Term(self.source.scale(factor), self.amplitude[::step], self.power[::step])
+
+    @property
+    def energy(self) -> float:
+        """``q_G E[power]``."""
+        return self.source.q * float(GRID.weights @ self.power)
+
+
+class Profile:
+    """The terms of a gradient, lazily evaluated.
+
+    Args:
+        make: the terms.
+        depth: profiles that must be evaluated before.
+    """
+
+    def __init__(self, make: Callable[[], Sequence[Term]], depth: int = 0) -> None:
+        self._make = make
+        self.depth = depth
+        if depth >= _CHAIN and self.terms:
+            self.depth = 0
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms; their tables add up to the gradient's."""
+        terms = tuple(self._make())
+        del self._make
+        return terms
+
+    def reindexed(self, move: Callable[[Moments], Moments]) -> Profile:
+        """Of a gradient whose entries were moved, its tensor's with them."""
+        return Profile(lambda: [replace(t, source=move(t.source)) for t in self.terms], self.depth + 1)
+
+    def scaled(self, factor: float) -> Profile:
+        """Of the gradient times a number."""
+        return Profile(lambda: [t.scaled(factor) for t in self.terms], self.depth + 1)
+
+    def on(self, place: Callable[[Array], Array]) -> Profile:
+        """On another grid: ``place`` moves a function of this one to it."""
+        return Profile(lambda: [Term(t.source, place(t.amplitude), place(t.power)) for t in self.terms], self.depth + 1)
+
+
+def _terms(g: Moments) -> tuple[Term, ...]:
+    flat = np.ones_like(GRID.z)
+    return (Term(replace(g, profile=None, parts=None), flat, flat),) if g.profile is None else g.profile.terms
+
+
+def _weight(x: Moments, amplitude: Array, power: Array) -> Moments:
+    """The law of a weight on x: pairs by its amplitude, an entry with itself by its power."""
+    w = x.map(amplitude)
+    v = w.v.copy()
+    v[(-1,) * v.ndim] += float(GRID.weights @ power) - w.q
+    return Moments(w.dims, w.mean, v)
+
+
+def along(g: Moments, x: Moments, factor: Array) -> Moments:
+    """A gradient at x times a function of x (``factor`` on the grid of x): behind a scalar map, its slope."""
+    if x.var <= 0.0:
+        return g.scale(float(factor[len(factor) // 2]))
+    terms = [Term(t.source, t.amplitude * factor, t.power * factor**2) for t in _fewer(_terms(g), x)]
+    out = _table(terms, x)
+    return replace(out, profile=Profile(lambda: terms))
+
+
+def _table(terms: Sequence[Term], x: Moments) -> Moments:
+    out = None
+    for t in terms:
+        part = product(t.source, _weight(x, t.amplitude, t.power))
+        out = part if out is None else out + part
+    assert out is not None  # noqa: S101  (a profile has a term)
+    return out
+
+
+def _fewer(terms: Sequence[Term], x: Moments) -> Sequence[Term]:
+    """At most :data:`_TERMS` terms, the two whose amplitudes are most alike merged first."""
+    kept = list(terms)
+    while len(kept) > _TERMS:
+        shapes = [t.amplitude / max(float(np.sqrt(GRID.weights @ t.amplitude**2)), 1e-300) for t in kept]
+        energies = [t.energy for t in kept]
+        cost = {
+            (i, j): (1.0 - float(GRID.weights @ (shapes[i] * shapes[j]))) * min(energies[i], energies[j])
+            for i in range(len(kept))
+            for j in range(i)
+        }
+        i, j = min(cost, key=cost.__getitem__)
+        kept[j] = _merged(kept[i], kept[j], x)
+        del kept[i]
+    return kept
+
+
+def _merged(a: Term, b: Term, x: Moments) -> Term:
+    """One term for two: amplitudes by root mean square over their energies, the table as it was."""
+    ea, eb = a.energy, b.energy
+    total = ea + eb
+    if total <= 0.0:
+        return a
+    pa, pb = float(GRID.weights @ a.power) or 1.0, float(GRID.weights @ b.power) or 1.0
+    power = (ea * a.power / pa + eb * b.power / pb) / total
+    signed = ea * a.amplitude * np.abs(a.amplitude) / pa + eb * b.amplitude * np.abs(b.amplitude) / pb
+    amplitude = np.sign(signed) * np.sqrt(np.abs(signed) / total)
+    source = _quotient(_table([a, b], x), _weight(x, amplitude, power), total)
+    return Term(source, amplitude, power)
+
+
+def _quotient(table: Moments, weight: Moments, energy: float) -> Moments:
+    """The source whose product with ``weight`` has the pair moments ``table``; ``energy`` where an entry meets itself."""
+    k, w = align(table, weight)
+    below = 1e-6 * abs(weight.q)
+    pairs, weights = k.pairs(), w.pairs()
+    safe = np.abs(weights) > below
+    out = np.where(safe, pairs / np.where(safe, weights, 1.0), 0.0)
+    out[(-1,) * out.ndim] = energy / max(weight.q, 1e-300)
+    return from_pairs(k.dims, table.mean / weight.mean if abs(weight.mean) > below else 0.0, out)
+
+
+def meet(waiting: Any, g: Any) -> Any:
+    """Cotangents of two consumers add (nests of them member by member; None is zero); each brings its terms."""
+    if waiting is None or g is None:
+        return g if waiting is None else waiting
+    if isinstance(g, tuple):
+        return tuple(meet(a, b) for a, b in zip(waiting, g, strict=True))
+    profiles = [m.profile for m in (waiting, g) if m.profile is not None]
+    both = _with_parts(waiting, g)
+    if not profiles:
+        return both
+    return replace(both, profile=Profile(lambda: _terms(waiting) + _terms(g), 1 + max(p.depth for p in profiles)))
+
+
+def _with_parts(x: Moments, y: Moments) -> Moments:
+    """``x + y`` of one shape, part by part along the axis that one of them has parts of."""
+    divisions = [m.parts for m in (x, y) if m.parts is not None]
+    if not divisions:
+        return x + y
+    axis = divisions[0].axis
+    sizes = boundaries(parts.sizes for parts in divisions if parts.axis == axis)
+    if len(sizes) > MAX_PARTS:
+        return x + y
+    return join([meet(a, b) for a, b in zip(cut(x, axis, sizes), cut(y, axis, sizes), strict=True)], axis, x + y)
+
+
+def carried(out: Moments, g: Moments) -> Moments:
+    """Pass the profile of g on to ``out``, a gradient at a tensor that is an increasing affine function of g's.
+
+    What ``out`` has less or more than g times a number is a term that does not depend on the tensor.
+    """
+    profile = g.profile
+    if profile is None or g.q <= 0.0:
+        return out
+
+    def terms() -> list[Term]:
+        factor = np.sqrt(out.q / g.q)
+        x, y = align(replace(out, profile=None), g.scale(factor))
+        rest = Moments(x.dims, x.mean - y.mean, x.v - y.v)
+        flat = np.ones_like(GRID.z)
+        return [*(t.scaled(factor) for t in profile.terms), Term(rest, flat, flat)]
+
+    return replace(out, profile=Profile(terms, profile.depth + 1))
+
+
+def transported(g: Moments, y: Moments, x: Moments, move: Callable[[Moments], Moments],
+                place: Callable[[Array], Array]) -> Moments:  # fmt: skip
+    """The gradient at x of which the one at y = f(x) is known, where its weights are not simply multiplied by a slope.
+
+    Args:
+        g: the gradient at y.
+        y: the law of y; its variance must not be zero.
+        x: the law of x.
+        move: what becomes of the gradient's moments.
+        place: from a function of y (on its grid) to its conditional mean given x (on the grid of x).
+    """
+    out = move(replace(g, profile=None))
+
+    def terms() -> list[Term]:
+        return [_placed(move(_table([t], y)), x, place(t.amplitude), place(t.power)) for t in _fewer(_terms(g), y)]
+
+    return replace(out, profile=Profile(terms, 1 + (0 if g.profile is None else g.profile.depth)))
+
+
+def _placed(table: Moments, x: Moments, amplitude: Array, power: Array) -> Term:
+    """A term with the given pair moments and weights."""
+    if x.var <= 0.0 or float(GRID.weights @ power) <= 0.0:
+        amplitude = power = np.ones_like(GRID.z)
+        return Term(table, amplitude, power)
+    return Term(_quotient(table, _weight(x, amplitude, power), table.q), amplitude, power)
+
+
+def behind_sum(g: Moments, x: Moments, y: Moments, total: Moments) -> tuple[Moments, Moments]:
+    """The gradient of two independent terms of one shape from that of their sum: ``w(x) = E_y[w(x + y)]`` and vice versa."""
+    if g.profile is None or total.var <= 0.0:
+        bare = replace(g, profile=None)
+        return bare, bare
+    sums = cache(lambda: np.add.outer(nodes(x.on_grid()), nodes(y.on_grid())))
+
+    def given_x(f: Array) -> Array:
+        return np.interp(GRID.z, _CENTRES, np.interp(sums(), total.on_grid(), f) @ NODES)
+
+    def given_y(f: Array) -> Array:
+        return np.interp(GRID.z, _CENTRES, NODES @ np.interp(sums(), total.on_grid(), f))
+
+    return transported(g, total, x, _same, given_x), transported(g, total, y, _same, given_y)
+
+
+def _same(g: Moments) -> Moments:
+    return g
+
+
+_CENTRES: Array = nodes(GRID.z)
