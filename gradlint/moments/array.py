@@ -264,7 +264,7 @@ class Moments:
         both = small * (small - 1) / (size * (size - 1))
         table = np.stack([differ * both, same * (small / size)], at)
         out = from_pairs((*x.dims[:dim], (int(size),), *x.dims[dim + 1 :]), x.mean * small / size, table)
-        return out._moved(self, lambda g: g.pad(dim, size))
+        return out._moved(self, lambda g: g.pad(dim, size))  # noqa: SLF001  (a law of this class)
 
     # ---- sum ----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ A contraction sums many entries and is Gaussian again: whatever does not carry a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -53,7 +54,7 @@ class Marginal:
     @cached_property
     def _scale(self) -> tuple[float, float]:
         mean = float(GRID.weights @ self.values)
-        return mean, float(np.sqrt(max(GRID.weights @ (self.values - mean) ** 2, 0.0)))
+        return mean, math.sqrt(max(float(GRID.weights @ (self.values - mean) ** 2), 0.0))
 
     def scaled(self, mean: float, std: float) -> Array:
         """F with the given mean and standard deviation; a point mass at zero stays there exactly."""

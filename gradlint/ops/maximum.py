@@ -43,7 +43,7 @@ class _Window:
     def values(self) -> Array:
         """The largest entry for every c (rows) and every largest e (columns)."""
         latent = np.add.outer(math.sqrt(self.shared) * self._points, math.sqrt(1 - self.shared) * GRID.z)
-        return np.interp(latent, GRID.z, self.curve)
+        return np.asarray(np.interp(latent, GRID.z, self.curve), dtype=np.float64)
 
     @cached_property
     def weights(self) -> Array:
