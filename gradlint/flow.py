@@ -117,14 +117,14 @@ class _Run:
             if facts.value is None:
                 return self.traced.parameters[str(node.target)].law.moments
             return _constant(facts)
+        if facts.shape is not None and (not facts.floating or facts.value is not None):
+            self.how[node.name] = "known" if facts.value is not None else "opaque"
+            return _constant(facts) if facts.value is not None else None  # a complex tensor: nothing is known of it
         source: Any = node.args[0] if node.args else None
         if node.target is operator.getitem and isinstance(self.values.get(source), tuple):
             self.how[node.name] = "known"
             index: Any = node.args[1]
             return self.values[source][index]
-        if facts.shape is not None and not facts.floating:
-            self.how[node.name] = "known" if facts.value is not None else "opaque"
-            return _constant(facts) if facts.value is not None else None  # a complex tensor: nothing is known of it
         if node in self.norms and isinstance(self.values[self.norms[node].root], Moments):
             return self._norm_value(node, self.norms[node])
         if node in self.cones:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from gradlint.moments import Array, Moments, Parts, along, cut, join
+from gradlint.moments import Array, Moments, Parts, along, cut, join, product
 from gradlint.ops.registry import IDENTITY, POINTWISE
 from gradlint.trace.graph import step
 
@@ -106,11 +106,14 @@ class Grid:
     def __init__(self, cone: Cone, root: Moments) -> None:
         self._cone = cone
         self._root = root
-        self._leaf = torch.tensor(root.on_grid(), requires_grad=True)
+        self._leaf = torch.tensor(self._points(), requires_grad=True)
         self._values: dict[fx.Node, torch.Tensor] = {cone.root: self._leaf}
         with torch.enable_grad():
             for node in cone.members:
                 self._values[node] = self._evaluate(node)
+
+    def _points(self) -> Array:
+        return self._root.on_grid()
 
     def _evaluate(self, node: fx.Node) -> torch.Tensor:
         def concrete(x: Any) -> Any:
@@ -194,8 +197,30 @@ class _GridByParts(Grid):
         return {node: join([f[node] for f in found], self._axis, guide) for node, guide in guides.items()}
 
 
+class _GridOfValues(Grid):
+    """A cone on real values: nothing needs a law."""
+
+    def __init__(self, cone: Cone, root: Moments) -> None:
+        self._shape = root.shape
+        super().__init__(cone, root)
+
+    def _points(self) -> Array:
+        return np.asarray(self._root.value, dtype=np.float64).ravel()
+
+    def moments(self, node: fx.Node) -> Moments:
+        return Moments.of_array(_finite(self._values[node].detach().numpy()).reshape(self._shape))
+
+    def _at_root(self, tail: fx.Node, g: Moments) -> Moments:  # noqa: ARG002 (values have no profile)
+        return replace(g, profile=None)
+
+    def _times(self, g: Moments, slope: Array) -> Moments:
+        return product(g, Moments.of_array(slope.reshape(self._shape)))
+
+
 def grid_of(cone: Cone, root: Moments) -> Grid:
-    """The cone evaluated on the law of its root, on each part's where it has parts."""
+    """The cone evaluated on the law of its root, on each part's where it has parts, on its values where it has those."""
+    if root.value is not None and root.var > 0:
+        return _GridOfValues(cone, root)
     return Grid(cone, root) if root.parts is None else _GridByParts(cone, root, root.parts)
 
 

@@ -88,7 +88,8 @@ class Moments:
         for axis, n in enumerate(n for n in x.shape if n > 1):
             same, averaged = take(table, axis, 1), take(table, axis, 0)
             table = np.stack([(n * averaged - same) / (n - 1), same], axis)
-        return from_pairs(tuple((n,) if n > 1 else () for n in x.shape), float(y.mean()), table, value=x)
+        law = Marginal.weighted(lambda: (y.ravel(), np.ones(y.size))) if y.size > 1 else None
+        return replace(from_pairs(tuple((n,) if n > 1 else () for n in x.shape), float(y.mean()), table, value=x), law=law)
 
     @staticmethod
     def of_sample(values: npt.ArrayLike) -> Moments:

@@ -108,6 +108,21 @@ class Marginal:
         return Marginal(convolved, max(shares), depth)
 
     @staticmethod
+    def of_product(x: tuple[Marginal | None, float, float], y: tuple[Marginal | None, float, float]) -> Marginal | None:
+        """The law of a product of independent factors, each a law (None is Gaussian), a mean and a standard deviation.
+
+        None where both are Gaussian: such a product is one term of a sum, which is what it is for.
+        """
+        if x[0] is None and y[0] is None:
+            return None
+
+        def multiplied() -> Array:
+            columns = [nodes(mean + std * GRID.z if law is None else law.scaled(mean, std)) for law, mean, std in (x, y)]
+            return _rearranged(np.multiply.outer(*columns).ravel(), np.multiply.outer(NODES, NODES).ravel())
+
+        return Marginal(multiplied, depth=1 + max(law.depth for law, _, _ in (x, y) if law is not None))
+
+    @staticmethod
     def weighted(make: Callable[[], tuple[Array, Array]], depth: int = 0) -> Marginal:
         """The law of values that occur with the given weights."""
         return Marginal(lambda: _rearranged(*make()), depth=depth)

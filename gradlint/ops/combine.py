@@ -6,13 +6,15 @@ tensor are recognised before (``gradlint.recognise``) and never reach these rule
 
 from __future__ import annotations
 
+import math
 import operator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from gradlint.moments import Moments, behind_sum, disjoint, product
+from gradlint.moments import Marginal, Moments, behind_sum, disjoint, product
 from gradlint.ops.apart import broadcast
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -92,8 +94,12 @@ def mul(_: Call, input: Any, other: Any) -> Flow:
         return Flow(other.scale(float(input)), lambda g: {other: g.scale(float(input))})
     if _is_number(other):
         return Flow(input.scale(float(other)), lambda g: {input: g.scale(float(other))})
+    out = product(input, other)
+    if out.law is None and input.var > 0 and other.var > 0:
+        factors = [(m.law, m.mean, math.sqrt(m.var)) for m in (input, other)]
+        out = replace(out, law=Marginal.of_product(factors[0], factors[1]))
     return Flow(
-        product(input, other),
+        out,
         lambda g: {input: product(g, other).fold(input.shape), other: product(g, input).fold(other.shape)},
     )
 

@@ -43,13 +43,15 @@ class _Window:
     def values(self) -> Array:
         """The largest entry for every c (rows) and every largest e (columns)."""
         latent = np.add.outer(math.sqrt(self.shared) * self._points, math.sqrt(1 - self.shared) * GRID.z)
-        return np.asarray(np.interp(latent, GRID.z, self.curve), dtype=np.float64)
+        values: Array = np.interp(latent, GRID.z, self.curve)
+        return values
 
     @cached_property
     def weights(self) -> Array:
         """Of ``values``: the density of the largest of k normals is ``k φ Φ^{k−1}``."""
         density = GRID.weights * _cumulative() ** (self.k - 1)
-        return np.multiply.outer(self._weights, density / density.sum())
+        weights: Array = np.multiply.outer(self._weights, density / density.sum())
+        return weights
 
     def given_shared(self) -> Array:
         """Hermite coefficients of the largest entry's mean given c, shape ``(_ORDERS,)``."""

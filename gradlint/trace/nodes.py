@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gradlint.trace.graph import Step, annotate
+from gradlint.trace.graph import Step, annotate, step
 from gradlint.trace.mutation import Memory
 from gradlint.trace.names import Call
 from gradlint.trace.private import version
@@ -121,8 +121,15 @@ class Nodes:
             name = getattr(getattr(call.target, "__self__", None), "__name__", None)
         node = self.graph.create_node(call.op, call.target, call.args, dict(call.kwargs), name=name)
         grad = torch.is_grad_enabled() if self.grad_mode is None else self.grad_mode
-        self._annotate(node, result, grad=grad and call.target != "detach")
+        self._annotate(node, result, grad=grad and call.target != "detach", value=self._of_integers(node, result))
         return node
+
+    def _of_integers(self, node: fx.Node, result: Any) -> torch.Tensor | None:
+        """The value of a tensor made of integers and constants alone (a mask as numbers, counts): what it was in this run."""
+        inputs = node.all_input_nodes
+        if not isinstance(result, torch.Tensor) or not inputs or any(step(n).value is None or step(n).law for n in inputs):
+            return None
+        return result.detach().clone()
 
     def emit(self, op: str, target: Any, args: tuple[Any, ...], like: torch.Tensor) -> fx.Node:
         """Add a call whose result has the shape and dtype of ``like``."""

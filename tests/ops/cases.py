@@ -18,13 +18,14 @@ from gradlint.moments import Moments
 
 @dataclass(frozen=True)
 class Case:
-    """``tolerance`` is in bits of rms."""
+    """``tolerance`` is in bits of rms; ``reference`` computes what ``target`` does, where that does not run in float64."""
 
     target: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
     tolerance: float = 0.06
     label: str = ""
+    reference: Any = None
 
 
 def law(*shape: int, mean: float = 0.0, var: float = 1.0, **shared: float) -> Moments:
@@ -56,6 +57,14 @@ image = law(4, 12, 8, 8, mean=0.4, along1=0.2, along01=0.3)
 bias = law(24, var=0.1)
 ids = known(np.random.default_rng(0).integers(0, 20, (8, 6)))
 labels = known(np.random.default_rng(1).integers(0, 20, 64))
+
+
+def experts(x: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor) -> torch.Tensor:
+    """``grouped_mm`` as a loop."""
+    ends = [0, *offs.tolist()]
+    return torch.cat([x[a:b] @ w for a, b, w in zip(ends, ends[1:], weight, strict=False)])
+
+
 causal = known(np.tril(np.ones((16, 16), dtype=bool)))
 heads = law(4, 3, 16, 32)
 mask3 = known(np.random.default_rng(7).random((8, 6, 32)) < 0.4)
@@ -73,6 +82,7 @@ CASES: list[Case] = [
     Case(torch.einsum, ("bqd,bkd->bqk", law(4, 6, 32), law(4, 9, 32))),
     Case(torch.einsum, ("...d,de->...e", law(4, 6, 32), law(32, 9))),
     Case(F.bilinear, (law(8, 16), law(8, 12), law(10, 16, 12, var=0.02), law(10))),
+    Case(F.grouped_mm, (law(64, 32, along1=0.5), law(4, 32, 24, var=1 / 32), known([10, 30, 34, 64])), reference=experts),
     # combinations
     Case(torch.add, (x34, law(32, mean=1.0))),
     Case(torch.add, (x34, law(8, 6, 32)), {"alpha": 0.5}),
