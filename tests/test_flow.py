@@ -266,6 +266,16 @@ def test_a_custom_function_is_believed_both_ways() -> None:
     assert layer.grad_rms == pytest.approx(3.0, rel=0.02)
 
 
+bound_before = TwiceForwardThriceBack.apply  # the usual way to name a custom function
+
+
+def test_a_custom_function_bound_before_is_believed_too() -> None:
+    facts = gradlint.analyze(lambda: Behind(bound_before), (torch.randn(64, 32),))
+    assert facts.coverage.sampled == {"apply": 1}
+    assert facts.modules["layer"].grad_rms == pytest.approx(3.0, rel=0.02)
+    assert float(bound_before(torch.ones(1))) == 2.0  # and works as before
+
+
 def test_a_fully_covered_model_says_so() -> None:
     coverage = gradlint.analyze(lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU()), (torch.randn(4, 8),)).coverage
     assert (coverage.known, dict(coverage.sampled), dict(coverage.opaque)) == (2, {}, {})
