@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,9 +17,13 @@ from gradlint.moments import Moments, energy, meet, total
 from gradlint.ops import IDENTITY, Call, Flow, by_parts, lookup
 from gradlint.ops.sampled import sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
+from gradlint.region import Region
 from gradlint.trace.graph import Step, Traced, step
 
 __all__ = ["Edge", "Flowed", "propagate"]
+
+
+_Inputs = dict[Moments, fx.Node | str]
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def propagate(traced: Traced) -> Flowed:
 class _Run:
     traced: Traced
     values: dict[fx.Node, Any] = field(default_factory=dict)
-    flows: dict[fx.Node, tuple[Flow, dict[Moments, fx.Node | str]]] = field(default_factory=dict)
+    flows: dict[fx.Node, tuple[Flow, _Inputs]] = field(default_factory=dict)
     grids: dict[fx.Node, Grid] = field(default_factory=dict)
     grads: dict[fx.Node, Any] = field(default_factory=dict)
     inside: dict[fx.Node, list[Moments]] = field(default_factory=dict)
@@ -116,11 +120,11 @@ class _Run:
         if node.op == "get_attr":
             if facts.value is None:
                 return self.traced.parameters[str(node.target)].law.moments
-            return _constant(facts)
+            return None if "complex" in str(facts.dtype) else _constant(facts)
+        source: Any = node.args[0] if node.args else None
         if facts.shape is not None and (not facts.floating or facts.value is not None):
             self.how[node.name] = "known" if facts.value is not None else "opaque"
             return _constant(facts) if facts.value is not None else None  # a complex tensor: nothing is known of it
-        source: Any = node.args[0] if node.args else None
         if node.target is operator.getitem and isinstance(self.values.get(source), tuple):
             self.how[node.name] = "known"
             index: Any = node.args[1]
@@ -151,7 +155,7 @@ class _Run:
         return self.grids[cone.root].moments(node)
 
     def _call(self, node: fx.Node, facts: Step) -> Any:
-        inputs: dict[Moments, fx.Node | str] = {}
+        inputs: _Inputs = {}
 
         def abstract(x: Any) -> Any:
             if not isinstance(x, fx.Node):
@@ -173,7 +177,7 @@ class _Run:
         if node.op == "call_module":
             call = self._leaf(node, inputs)
         try:
-            flow = self._apply(node, call, tuple(args), kwargs)
+            flow = self._apply(node, call, tuple(args), kwargs, inputs)
         except _Unknown as error:
             self.how[node.name] = "opaque"
             self.notes.append(f"{self._where(node, facts)}: nothing is known about {_name(node)}: {error}")
@@ -181,14 +185,14 @@ class _Run:
         self.flows[node] = (flow, inputs)
         return flow.out
 
-    def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow:
+    def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: _Inputs) -> Flow:
         op = lookup(self._target(node))
+        if any(self.values[n] is None for n in node.all_input_nodes):
+            return self._region(node, lambda n: self.values[n] is None, inputs, "it depends on a tensor without moments")
         if self._target(node) in IDENTITY and isinstance(args[0], Moments):
             self.how[node.name] = "known"
             return Flow(args[0], lambda g: {args[0]: g})
         reason = "no transfer function"
-        if any(a is None and isinstance(n, fx.Node) for a, n in zip(args, node.args, strict=False)):
-            raise _Unknown("it depends on an unknown tensor")
         if op is not None:
             try:
                 flow = op.function(call, *args, **kwargs)
@@ -204,8 +208,22 @@ class _Run:
                 return flow
         if node.op == "call_module":
             raise _Unknown(reason)
+        if any(n.op.startswith("call") for n in node.all_input_nodes) and all(n in self.fixed for n in node.all_input_nodes):
+            return self._region(node, lambda n: n.op.startswith("call") and n in self.fixed, inputs, reason)
+        return self._sampled(node, _callable(node), args, kwargs, reason)
+
+    def _region(self, node: fx.Node, inside: Callable[[fx.Node], bool], inputs: _Inputs, reason: str) -> Flow:
+        """What is made of tensors without moments, or of weights alone: sampled together with what they are made of."""
+        region = Region(node, inside)
+        inputs.clear()
+        inputs.update({replace(self.values[leaf]): leaf for leaf in region.leaves})
+        flow = self._sampled(node, region, list(inputs), {}, reason)
+        self.how.update({n.name: "sampled" for n in region.members if self.how.get(n.name) == "opaque"})
+        return flow
+
+    def _sampled(self, node: fx.Node, function: Any, args: Any, kwargs: Any, reason: str) -> Flow:
         try:
-            flow = sampled(_callable(node), args, kwargs)
+            flow = sampled(function, args, kwargs)
         except Exception as error:
             raise _Unknown(f"{reason}, and sampling it failed ({type(error).__name__}: {error})") from error
         self.how[node.name] = "sampled"
@@ -216,7 +234,7 @@ class _Run:
             return type(self.traced.model.get_submodule(str(node.target)))
         return node.target
 
-    def _leaf(self, node: fx.Node, inputs: dict[Moments, fx.Node | str]) -> Call:
+    def _leaf(self, node: fx.Node, inputs: _Inputs) -> Call:
         module = self.traced.model.get_submodule(str(node.target))
         local: dict[str, Moments] = {}
         by_name = {name: record for record in self.traced.parameters.values() for name in record.names}

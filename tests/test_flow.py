@@ -231,19 +231,19 @@ class Behind(nn.Module):
         return self.op(self.layer(x))
 
 
-def cumprod(x: torch.Tensor) -> torch.Tensor:
-    return torch.cumprod(x, 1)
+def logcumsumexp(x: torch.Tensor) -> torch.Tensor:
+    return torch.logcumsumexp(x, 1)
 
 
-def logsumexp(x: torch.Tensor) -> torch.Tensor:
-    return torch.logsumexp(x, 1)
+def renorm(x: torch.Tensor) -> torch.Tensor:
+    return torch.renorm(x, 2, 0, 1.0)
 
 
 def custom(x: torch.Tensor) -> torch.Tensor:
     return TwiceForwardThriceBack.apply(x)
 
 
-@pytest.mark.parametrize(("op", "name"), [(cumprod, "cumprod"), (logsumexp, "logsumexp"), (custom, "apply")])
+@pytest.mark.parametrize(("op", "name"), [(logcumsumexp, "logcumsumexp"), (renorm, "renorm"), (custom, "apply")])
 def test_an_op_without_a_formula_is_sampled_and_counted(op: Any, name: str) -> None:
     analysis = gradlint.analyze(lambda: Behind(op), (torch.randn(64, 32),))
     assert analysis.coverage.sampled == {name: 1}
@@ -264,6 +264,16 @@ def test_a_custom_function_is_believed_both_ways() -> None:
     assert layer.rms is not None
     assert whole.rms == pytest.approx(2 * layer.rms, rel=0.02)
     assert layer.grad_rms == pytest.approx(3.0, rel=0.02)
+
+
+bound_before = TwiceForwardThriceBack.apply  # the usual way to name a custom function
+
+
+def test_a_custom_function_bound_before_is_believed_too() -> None:
+    facts = gradlint.analyze(lambda: Behind(bound_before), (torch.randn(64, 32),))
+    assert facts.coverage.sampled == {"apply": 1}
+    assert facts.modules["layer"].grad_rms == pytest.approx(3.0, rel=0.02)
+    assert float(bound_before(torch.ones(1))) == 2.0  # and works as before
 
 
 def test_a_fully_covered_model_says_so() -> None:
@@ -289,7 +299,7 @@ def numbers(analysis: gradlint.Analysis) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("build", [everyday, lambda: Behind(cumprod)], ids=["by formula", "sampled"])
+@pytest.mark.parametrize("build", [everyday, lambda: Behind(logcumsumexp)], ids=["by formula", "sampled"])
 def test_two_analyses_give_identical_numbers(build: Any) -> None:
     shape = (4, 3, 8, 8) if build is everyday else (4, 32)
     torch.manual_seed(1)

@@ -28,10 +28,11 @@ for _name in _POINTWISE.split():
 pointwise("pow", operator.pow, torch.Tensor.__pow__)  # ``x ** 3`` is a function of its own
 pointwise("abs", operator.abs)
 
-_CASTS = "float double half bfloat16 to type type_as contiguous clone cpu cuda alias"
+_CASTS = "float double half bfloat16 to type type_as contiguous clone cpu cuda alias detach"
 for _name in _CASTS.split():
     identity(_name, _name)
 identity("clone", torch.clone)
+identity("detach", torch.detach)  # the trace says that no gradient flows
 
 
 @transfer(F.prelu, torch.prelu, "prelu")

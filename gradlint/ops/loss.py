@@ -1,126 +1,284 @@
-"""Losses, and the log-softmax in front of them."""
+"""Losses.
+
+Most act on every entry alone: the function itself is evaluated, on the quadrature grid of its first argument for every value
+of the others (their own values where they are known), and differentiated there.
+"""
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import math
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Moments, from_pairs, product, take
+from gradlint.moments import GRID, Array, Moments, product
+from gradlint.ops.primitives import affine
 from gradlint.ops.registry import Call, Flow, transfer
+from gradlint.ops.softmax import log_partition, log_softmax, within
 
 __all__: list[str] = []
 
-_ROWS, _SEED = 2000, 1212
+_VALUES, _NODES = 128, 15
+
+# ---- one entry at a time -------------------------------------------------------------------------------------------------
 
 
-@cache
-def _rows(classes: int, variance: float) -> tuple[float, float, float]:
-    """For N(0, variance) logits: ``E Σp²``, the mean and the variance of ``logsumexp − x_target``."""
-    logits = math.sqrt(max(variance, 0.0)) * np.random.default_rng(_SEED).standard_normal((_ROWS, classes))
-    top = logits.max(1, keepdims=True)
-    p = np.exp(logits - top)
-    total = p.sum(1, keepdims=True)
-    loss = (np.log(total) + top)[:, 0] - logits[:, 0]
-    return float(((p / total) ** 2).sum(1).mean()), float(loss.mean()), float(loss.var())
+def _nodes(y: Moments, *, positive: bool) -> tuple[Array, Array]:
+    """Values and weights that stand for the entries of a tensor; of a log-normal one, if they must be ``positive``."""
+    if y.value is not None:
+        values, counts = np.unique(np.asarray(y.value, dtype=np.float64), return_counts=True)
+        if len(values) <= _VALUES:
+            return values, counts / counts.sum()
+        bins = np.array_split(np.sort(np.asarray(y.value, dtype=np.float64), axis=None), _VALUES)
+        return np.array([b.mean() for b in bins]), np.array([len(b) for b in bins]) / sum(map(len, bins))
+    z, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    if positive and y.mean > 0:
+        spread = math.log1p(y.var / y.mean**2)
+        return y.mean * np.exp(math.sqrt(spread) * z - spread / 2), weights / weights.sum()
+    return y.mean + math.sqrt(y.var) * z, weights / weights.sum()
 
 
-def _within(x: Moments, dim: int) -> float:
-    """Variance of the logits within a row."""
-    return max(x.q - x.shared([dim]), 0.0)
+def _entrywise(function: Callable[..., torch.Tensor], x: Moments, others: Mapping[str, Moments], *,
+               probability: bool = False, positive: bool = False) -> tuple[Moments, Moments, dict[str, Moments]]:  # fmt: skip
+    """Laws of the function's value and of its slopes by x and by ``others``, all of them independent.
+
+    Args:
+        function: of a tensor and of ``others`` by name, entry by entry.
+        probability: x lies within (0, 1); it is taken to be the sigmoid of a Gaussian.
+        positive: the others are.
+    """
+    nodes = {name: _nodes(y, positive=positive) for name, y in others.items()}
+    points = list(itertools.product(*(range(len(values)) for values, _ in nodes.values())))
+    p = np.array([math.prod(w[i] for i, (_, w) in zip(point, nodes.values(), strict=True)) for point in points])
+    grid = _sigmoid_of_gaussian(x) if probability else x.on_grid()
+    u = torch.tensor(grid).expand(len(points), -1).clone().requires_grad_(True)
+    columns = {}
+    for i, (name, (values, _)) in enumerate(nodes.items()):
+        column = torch.tensor([[values[point[i]]] for point in points], dtype=torch.float64)
+        columns[name] = column.expand(u.shape).clone().requires_grad_(others[name].value is None)
+    with torch.enable_grad():
+        out = function(u, **columns)
+        free = [name for name, column in columns.items() if column.requires_grad]
+        slopes: Any = torch.autograd.grad(out.sum(), [u, *(columns[name] for name in free)], allow_unused=True)
+
+    def law(values: Array) -> Moments:
+        """Of pairs of entries each has its own values of the others: only x correlates them."""
+        averaged = p @ values
+        found = x.map(averaged)
+        v = found.v.copy()
+        v[(-1,) * v.ndim] += max(float(GRID.weights @ (p @ values**2 - averaged**2)), 0.0)
+        return Moments(found.dims, found.mean, v)
+
+    by_others = {}
+    for name, slope in zip(free, slopes[1:], strict=True):
+        if slope is not None:
+            rows = slope.numpy()
+            mean, square = float(p @ rows @ GRID.weights), float(p @ rows**2 @ GRID.weights)
+            by_others[name] = Moments.iid(x.shape, mean, max(square - mean**2, 0.0))
+    return law(out.detach().numpy()), law(slopes[0].numpy()), by_others
 
 
-@transfer(F.log_softmax, torch.log_softmax, "log_softmax")
-def log_softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **_kw: Any) -> Flow:
-    """``x − logsumexp x``: backward ``g − p Σ_j g_j``."""
-    dim = (-1 if dim is None else dim) % len(input.dims)
-    x, n = input.whole(dim), input.shape[dim]
-    v = _within(x, dim)
-    participation, loss, _spread = _rows(n, float(f"{v:.4g}"))
-    out = x.centre([dim]).shift(-loss)
+def _sigmoid_of_gaussian(x: Moments) -> Array:
+    """Values within (0, 1) with the mean and (to first order) the variance of ``x``."""
+    m = min(max(x.mean, 1e-6), 1 - 1e-6)
+    logits = math.log(m / (1 - m)) + math.sqrt(x.var) / (m * (1 - m)) * GRID.z
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30.0, 30.0))), dtype=np.float64)
+
+
+def _reduced(value: Moments, slopes: Mapping[Moments, Moments], reduction: str, rows: int) -> Flow:
+    """The loss of every entry, summed or averaged."""
+    shape, n = value.shape, math.prod(value.shape)
+    if reduction == "none":
+        return Flow(value, lambda g: {x: product(g, slope).fold(x.shape) for x, slope in slopes.items()})
+    scale = 1 / {"mean": n, "sum": 1, "batchmean": rows}[reduction]
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        h = g.whole(dim) + Moments.zeros(g.shape)
-        if not h.dims[dim]:
-            return {input: Moments.zeros(g.shape)}
-        a = h.atoms(dim)[0]
-        table = h.pairs()
-        same, differ = take(table, a, 1), take(table, a, 0)
-        row = same + (n - 1) * differ  # one entry with the sum of its row
-        squares, crosses = participation / n, (1 - participation) / (n * (n - 1))
-        new_same = same - 2 / n * row + squares * n * row
-        new_differ = differ - 2 / n * row + crosses * n * row
-        return {input: from_pairs(h.dims, 0.0, np.stack([new_differ, new_same], a))}
+        wide = g.scale(scale).reshape((1,) * len(shape)).expand(shape)
+        return {x: product(wide, slope).fold(x.shape) for x, slope in slopes.items()}
 
-    return Flow(out, back)
+    return Flow(value.sum(range(len(shape))).scale(scale), back)
+
+
+def _wide(x: Moments, others: Sequence[Moments]) -> Moments:
+    """``x`` broadcast against the others."""
+    shape = np.broadcast_shapes(x.shape, *(y.shape for y in others))
+    return x + Moments.zeros(shape) if x.shape != shape else x
+
+
+def _of_entries(
+    function: Callable[..., torch.Tensor],
+    *,
+    difference: bool = False,
+    probability: bool = False,
+    positive: bool = False,
+) -> None:
+    """Register a loss that acts on every entry alone.
+
+    Args:
+        difference: it is a function of the difference of its first two arguments.
+        probability: its first argument lies within (0, 1).
+        positive: its second argument is.
+    """
+    signature = inspect.signature(function)
+    first, second = list(signature.parameters)[:2]
+
+    def loss(_: Call, *args: Any, **kw: Any) -> Flow:
+        given = dict(signature.bind(*args, **kw).arguments)
+        x, y, reduction = given.pop(first), given.pop(second), given.pop("reduction", "mean")
+        if any(given.get(name) is not None for name in ("size_average", "reduce", "weight")):
+            raise NotImplementedError("a weighted loss")
+        others = {name: m for name, m in given.items() if isinstance(m, Moments)}
+        rest = {name: m for name, m in given.items() if name not in others and m is not None}
+        rows = x.shape[0] if x.dims else 1
+        if difference:
+            value, slope, more = _entrywise(
+                lambda u, **columns: function(u, torch.zeros_like(u), **columns, **rest, reduction="none"),
+                _wide(x + y.scale(-1), list(others.values())), others,
+            )  # fmt: skip
+            return _reduced(value, {x: slope, y: slope.scale(-1), **_named(more, others)}, reduction, rows)
+        others = {second: y, **others}
+        value, slope, more = _entrywise(
+            lambda u, **columns: function(u, **columns, **rest, reduction="none"),
+            _wide(x, list(others.values())), others,
+            probability=probability, positive=positive and not rest.get("log_target"),
+        )  # fmt: skip
+        return _reduced(value, {x: slope, **_named(more, others)}, reduction, rows)
+
+    loss.__name__ = function.__name__
+    transfer(function)(loss)
+
+
+def _named(slopes: Mapping[str, Moments], others: Mapping[str, Moments]) -> dict[Moments, Moments]:
+    return {others[name]: slope for name, slope in slopes.items()}
+
+
+_of_entries(F.l1_loss, difference=True)
+_of_entries(F.mse_loss, difference=True)
+_of_entries(F.smooth_l1_loss, difference=True)
+_of_entries(F.huber_loss, difference=True)
+_of_entries(F.gaussian_nll_loss, difference=True)
+_of_entries(F.margin_ranking_loss, difference=True)
+_of_entries(F.binary_cross_entropy_with_logits)
+_of_entries(F.binary_cross_entropy, probability=True)
+_of_entries(F.kl_div, positive=True)
+_of_entries(F.poisson_nll_loss)
+_of_entries(F.soft_margin_loss)
+_of_entries(F.hinge_embedding_loss)
+
+
+@transfer(F.multilabel_soft_margin_loss)
+def multilabel_soft_margin_loss(_: Call, input: Moments, target: Moments, weight: Any = None, size_average: Any = None,
+                                reduce: Any = None, reduction: str = "mean") -> Flow:  # fmt: skip
+    """The binary cross-entropy of logits, averaged over classes first."""
+    if weight is not None or size_average is not None or reduce is not None or reduction == "none":
+        raise NotImplementedError("a weighted or unreduced loss")
+
+    def function(u: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(u, target, reduction="none")
+
+    value, slope, _more = _entrywise(function, input, {"target": target})
+    flow = _reduced(value, {input: slope}, "mean", 1)
+    scale = 1 if reduction == "mean" else math.prod(input.shape[:-1])
+    return Flow(flow.out.scale(scale), lambda g: flow.back(g.scale(scale)))
+
+
+# ---- classes -------------------------------------------------------------------------------------------------------------
+
+
+def _classes(x: Moments) -> tuple[int, int, int]:
+    """The axis of classes, their number and that of rows."""
+    at = 1 if len(x.dims) > 1 else 0
+    return at, x.shape[at], math.prod(x.shape) // x.shape[at]
+
+
+def _per_row(x: Moments, mean: float, var: float, square: float, share: float, divisor: float, reduction: str) -> Flow:
+    """A loss per row of logits whose gradient is ``p − t``, of mean square ``square``, on a share of the rows."""
+    at, classes, rows = _classes(x)
+    shape = tuple(n for d, n in enumerate(x.shape) if d != at)
+    gradient = Moments.iid(x.shape, 0.0, square * share).centre([at]).scale(math.sqrt(classes / max(classes - 1, 1)))
+    if reduction == "none":
+        out = Moments.iid(shape, mean * share, var * share + mean**2 * share * (1 - share))
+        kept = tuple(1 if d == at else n for d, n in enumerate(x.shape))
+        return Flow(out, lambda g: {x: product(g.reshape(kept), gradient)})
+    if reduction not in ("mean", "sum"):
+        raise NotImplementedError(f"the reduction {reduction}")
+    by = divisor if reduction == "mean" else 1.0
+    counted = max(rows * share, 1.0)
+    return Flow(
+        Moments.iid((), mean * counted / by, var * counted / by**2),
+        lambda g: {x: product(g.scale(1 / by).reshape((1,) * len(x.dims)), gradient)},
+    )
+
+
+def _counted(target: Moments, ignore_index: int, weight: Moments | None) -> tuple[float, float, float, float]:
+    """Share of rows that count, their number, the sum of their weights, and the mean square of these."""
+    if target.value is None or (weight is not None and weight.value is None):
+        raise NotImplementedError("labels or weights that are not known")
+    labels = np.asarray(target.value).reshape(-1)
+    live = labels[labels != ignore_index]
+    weights = np.ones(len(live)) if weight is None else np.asarray(weight.value, dtype=np.float64)[live]
+    square = float(np.mean(weights**2)) if len(live) else 0.0
+    return len(live) / max(len(labels), 1), max(float(len(live)), 1.0), max(float(weights.sum()), 1e-12), square
 
 
 @transfer(F.cross_entropy)
 def cross_entropy(
-    _: Call, input: Moments, target: Moments, weight: Any = None, size_average: Any = None, ignore_index: int = -100,
-    reduce: Any = None, reduction: str = "mean", label_smoothing: float = 0.0,
+    call: Call, input: Moments, target: Moments, weight: Moments | None = None, size_average: Any = None,
+    ignore_index: int = -100, reduce: Any = None, reduction: str = "mean", label_smoothing: float = 0.0,
 ) -> Flow:  # fmt: skip
-    """Softmax cross-entropy against random labels: ``q_g = (1 − 2/C + E Σp²)/(C M²)`` for the mean over M rows of C classes."""
-    if weight is not None or label_smoothing or reduction not in ("mean", "sum") or target.value is None:
-        raise NotImplementedError("class weights, smoothing, unreduced losses or soft targets")
-    classes_at = 1 if len(input.dims) > 1 else 0
-    classes, rows = input.shape[classes_at], math.prod(input.shape) // input.shape[classes_at]
-    share = float(np.mean(np.asarray(target.value) != ignore_index))
-    counted = max(rows * share, 1.0)
-    participation, loss, spread = _rows(classes, float(f"{_within(input, classes_at):.4g}"))
-    per_row = (1 - 2 / classes + participation) / classes
-    divisor = counted if reduction == "mean" else 1.0
-    out = Moments.iid((), loss * counted / divisor, spread * counted / divisor**2)
+    """Softmax cross-entropy against random labels: ``q_g = (E Σp² − 2/C + Σt²)/(C M²)``, mean over M rows of C classes.
+
+    ``Σt²`` of the target distribution is 1 for a label, less with smoothing or for given probabilities.
+    """
+    at, classes, rows = _classes(input)
+    soft = target.shape == input.shape and (target.value is None or np.asarray(target.value).dtype.kind == "f")
+    if size_average is not None or reduce is not None or (weight is not None and (label_smoothing or soft)):
+        raise NotImplementedError("deprecated reductions, or weights of anything but plain labels")
+    participation, loss, spread = log_partition(classes, float(f"{within(input, at):.4g}"))
+    share, counted, total, square = (1.0, rows, rows, 1.0) if soft else _counted(target, ignore_index, weight)
+    keep, rest = 1 - label_smoothing, label_smoothing / classes
+    concentration = keep**2 * (target.q * classes if soft else 1.0) + 2 * keep * rest + classes * rest**2
+    energy = square * (participation - 2 / classes + concentration) / classes
+    flow = _per_row(input, loss * total / counted, spread * square, energy, share, total, reduction)
+    if not soft or target.value is not None:
+        return flow
+    surprise = log_softmax(call, input, at).out.scale(keep / (rows if reduction == "mean" else 1))
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        q = per_row * share * g.q / divisor**2
-        x = Moments.iid(input.shape, 0.0, q)
-        return {input: x.centre([classes_at]).scale(math.sqrt(classes / (classes - 1))) if classes > 1 else x}
+        shape = tuple(1 if d == at else n for d, n in enumerate(input.shape)) if reduction == "none" else (1,) * len(input.dims)
+        return {**flow.back(g), target: product(g.reshape(shape), surprise)}
 
-    return Flow(out, back)
+    return Flow(flow.out, back)
+
+
+@transfer(F.linear_cross_entropy)
+def linear_cross_entropy(
+    call: Call, input: Moments, linear_weight: Moments, target: Moments, *, linear_bias: Moments | None = None,
+    weight: Moments | None = None, reduction: str = "mean", ignore_index: int | None = None, label_smoothing: float = 0.0,
+    options: Any = None,
+) -> Flow:  # fmt: skip
+    """A linear layer and its cross-entropy in one."""
+    logits = affine(input, linear_weight, linear_bias)
+    loss = cross_entropy(call, logits.out, target, weight, None, -100 if ignore_index is None else ignore_index, None, reduction,
+                         label_smoothing)  # fmt: skip
+    return Flow(loss.out, lambda g: logits.back(loss.back(g)[logits.out]))
 
 
 @transfer(F.nll_loss)
 def nll_loss(
-    _: Call, input: Moments, target: Moments, weight: Any = None, size_average: Any = None, ignore_index: int = -100,
+    _: Call, input: Moments, target: Moments, weight: Moments | None = None, size_average: Any = None, ignore_index: int = -100,
     reduce: Any = None, reduction: str = "mean",
 ) -> Flow:  # fmt: skip
     """Minus the log-probability of the label: the gradient is on one class of each row."""
-    if weight is not None or reduction not in ("mean", "sum") or target.value is None:
-        raise NotImplementedError("class weights or unreduced losses")
-    classes_at = 1 if len(input.dims) > 1 else 0
-    classes, rows = input.shape[classes_at], math.prod(input.shape) // input.shape[classes_at]
-    share = float(np.mean(np.asarray(target.value) != ignore_index))
-    divisor = max(rows * share, 1.0) if reduction == "mean" else 1.0
-    counted = max(rows * share, 1.0)
-    out = Moments.iid((), -input.mean * counted / divisor, input.var * counted / divisor**2)
-    return Flow(out, lambda g: {input: Moments.iid(input.shape, 0.0, share * g.q / (classes * divisor**2))})
-
-
-@transfer(F.mse_loss)
-def mse_loss(
-    _: Call,
-    input: Moments,
-    target: Moments,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-    weight: Any = None,
-) -> Flow:
-    """``mean (x − y)²``: ``K_g = 4 K_{x−y}/N²``."""
-    if weight is not None or reduction not in ("mean", "sum"):
-        raise NotImplementedError("weighted or unreduced losses")
-    difference = input + target.scale(-1)
-    n = math.prod(difference.shape)
-    divisor = n if reduction == "mean" else 1.0
-    out = Moments.iid((), difference.q * n / divisor, 2 * difference.var**2 * n / divisor**2)
-
-    def back(g: Moments) -> dict[Moments, Moments]:
-        grad = product(difference.scale(2 / divisor), g)
-        return {input: grad.fold(input.shape), target: grad.fold(target.shape)}
-
-    return Flow(out, back)
+    if size_average is not None or reduce is not None or reduction not in ("mean", "sum"):
+        raise NotImplementedError("deprecated or no reduction")
+    _at, classes, _rows = _classes(input)
+    share, counted, total, square = _counted(target, ignore_index, weight)
+    by = total if reduction == "mean" else 1.0
+    out = Moments.iid((), -input.mean * total / by, input.var * counted * square / by**2)
+    return Flow(out, lambda g: {input: Moments.iid(input.shape, 0.0, share * square * g.q / (classes * by**2))})

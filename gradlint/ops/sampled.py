@@ -1,12 +1,14 @@
 """The sampled way: an op without a formula is run on tensors that match its input moments, and differentiated.
 
-Also the oracle of the tests: every formula must agree with it.
+Also the oracle of the tests: every formula must agree with it. The result is the same in every run, and no generator of random
+numbers is disturbed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,13 @@ import torch
 
 from gradlint.moments import Moments
 from gradlint.ops.registry import Flow
+from gradlint.trace.state import seeded
 
 __all__ = ["draw", "sampled"]
 
 _ENTRIES = 200_000
 _DRAWS = (2, 12)
+_BUDGET = 60_000_000
 _SEED = 20_190_615
 
 
@@ -27,13 +31,63 @@ def draw(x: Moments, generator: torch.Generator) -> torch.Tensor:
     if x.value is not None:
         return torch.as_tensor(np.array(x.value))
     sizes = [n for dim in x.dims for n in dim]
-    out = torch.full(sizes, x.mean, dtype=torch.float64)
+    out = torch.zeros(sizes, dtype=torch.float64)
     for index in np.ndindex(*x.v.shape):
         variance = float(x.v[index])
         if variance > 0:
             shape = [n if bit else 1 for n, bit in zip(sizes, index, strict=True)]
             out = out + math.sqrt(variance) * torch.randn(shape, generator=generator, dtype=torch.float64)
-    return out.reshape(x.shape)
+    positive = float(x.v[x.v > 0].sum())
+    if positive > 0:  # what is centred has negative components, which cannot be drawn: the variance is kept
+        out = out * math.sqrt(x.var / positive)
+    return (out + x.mean).reshape(x.shape)
+
+
+@dataclass
+class _Run:
+    """One execution: what was drawn, the floating outputs, and which outputs are floating."""
+
+    inputs: list[tuple[Moments, torch.Tensor]]
+    outputs: list[torch.Tensor]
+    floating: list[bool]
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    """A call that can be repeated.
+
+    Args:
+        constants: tensors of known values are differentiated, too (they may be a parameter's).
+    """
+
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    constants: bool = True
+
+    def run(self, number: int) -> _Run:
+        """Repetition ``number``, always on the same tensors."""
+        generator = torch.Generator().manual_seed(_SEED + number)
+        inputs: list[tuple[Moments, torch.Tensor]] = []
+
+        def materialise(x: Any) -> Any:
+            if isinstance(x, Moments):
+                tensor = draw(x, generator)
+                if tensor.is_floating_point():
+                    tensor = tensor.double().requires_grad_(self.constants or x.value is None)
+                inputs.append((x, tensor))
+                return tensor * 1 if tensor.requires_grad else tensor.clone()  # in-place ops must not reach the leaf
+            if isinstance(x, (list, tuple)):
+                return type(x)(materialise(y) for y in x)
+            if isinstance(x, dict):
+                return {k: materialise(y) for k, y in x.items()}
+            return torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x
+
+        with torch.enable_grad(), seeded(_SEED + number):
+            out = self.function(*[materialise(a) for a in self.args], **{k: materialise(v) for k, v in self.kwargs.items()})
+        members = list(out) if isinstance(out, (tuple, list)) else [out]
+        floating = [isinstance(t, torch.Tensor) and t.is_floating_point() for t in members]
+        return _Run(inputs, [t for t, k in zip(members, floating, strict=True) if k], floating)
 
 
 def sampled(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, draws: int | None = None) -> Flow:
@@ -43,36 +97,41 @@ def sampled(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
         function: the call's target as a callable on real tensors.
         args: its arguments, tensors as :class:`Moments`.
         kwargs: likewise.
-        draws: number of repetitions; by default enough for about 200,000 output entries.
+        draws: number of repetitions; by default enough for about 200,000 output entries, fewer where tensors are large.
 
     Raises:
+        NotImplementedError: the tensors are too large.
         Exception: whatever the function raises on tensors of these moments.
     """
     leaves = _moments_in((args, kwargs))
-    state = torch.random.get_rng_state()
+    size = sum(math.prod(x.shape) for x in leaves)
+    if size > _BUDGET:
+        raise NotImplementedError("its tensors are too large to sample")
+    experiment = _Experiment(function, args, kwargs)
     try:
-        torch.manual_seed(_SEED)
-        first = _run(function, args, kwargs, _SEED)[1]
-        entries = sum(t.numel() for t in first)
-        draws = draws or min(max(_ENTRIES // max(entries, 1), _DRAWS[0]), _DRAWS[1])
-        runs = [first, *(_run(function, args, kwargs, _SEED + i)[1] for i in range(1, draws))]
-    finally:
-        torch.random.set_rng_state(state)
-    outs = [_mean_of([Moments.of_array(run[i].detach().numpy()) for run in runs]) for i in range(len(first))]
-    template = _run(function, args, kwargs, _SEED)[2]
+        first = experiment.run(0)
+    except RuntimeError:  # such as a class weight: not differentiable
+        experiment = _Experiment(function, args, kwargs, constants=False)
+        first = experiment.run(0)
+    entries = sum(t.numel() for t in first.outputs)
+    if draws is None:
+        draws = min(max(_ENTRIES // max(entries, 1), _DRAWS[0]), _DRAWS[1])
+        draws = max(min(draws, _BUDGET // max(size + entries, 1)), 1)
+    runs = [first, *(experiment.run(i) for i in range(1, draws))]
+    outs = [_mean_of([Moments.of_array(run.outputs[i].detach().numpy()) for run in runs]) for i in range(len(first.outputs))]
 
     def back(g: Any) -> dict[Moments, Moments]:
-        cotangents = list(g) if isinstance(g, tuple) else [g]
+        laws = [law for law, keep in zip(g if isinstance(g, tuple) else (g,), first.floating, strict=True) if keep]
+        cotangents = [None if law is None else _cotangents(law, draws) for law in laws]
         collected: dict[Moments, list[Moments]] = {x: [] for x in leaves}
         for i in range(draws):
-            inputs, tensors, _ = _run(function, args, kwargs, _SEED + i)
-            generator = torch.Generator().manual_seed(_SEED - 1 - i)
+            run = experiment.run(i)
             pairs = [
-                (t, draw(c, generator).reshape(t.shape))
-                for t, c in zip(tensors, [c for c, keep in zip(cotangents, template, strict=True) if keep], strict=True)
+                (t, c[i].reshape(t.shape))
+                for t, c in zip(run.outputs, cotangents, strict=True)
                 if c is not None and t.requires_grad
             ]
-            wanted = [(x, t) for x, t in inputs if t.requires_grad]
+            wanted = [(x, t) for x, t in run.inputs if t.requires_grad]
             if not pairs or not wanted:
                 continue
             grads: Any = torch.autograd.grad(
@@ -82,38 +141,17 @@ def sampled(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
                 collected[x].append(Moments.of_array((torch.zeros_like(t) if grad is None else grad).numpy()))
         return {x: _mean_of(found) for x, found in collected.items() if found}
 
-    if template == [True]:
+    if first.floating == [True]:
         return Flow(outs[0], back)
     members = iter(outs)
-    return Flow(tuple(next(members) if keep else None for keep in template), back)
+    return Flow(tuple(next(members) if keep else None for keep in first.floating), back)
 
 
-def _run(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], seed: int
-) -> tuple[list[tuple[Moments, torch.Tensor]], list[torch.Tensor], list[bool]]:
-    """One execution: the drawn inputs, the floating outputs, and which outputs are floating."""
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    inputs: list[tuple[Moments, torch.Tensor]] = []
-
-    def materialise(x: Any) -> Any:
-        if isinstance(x, Moments):
-            tensor = draw(x, generator)
-            if tensor.is_floating_point():  # known values too: they may be a parameter's
-                tensor = tensor.double().requires_grad_(True)
-            inputs.append((x, tensor))
-            return tensor * 1 if tensor.requires_grad else tensor  # a non-leaf survives in-place ops
-        if isinstance(x, (list, tuple)):
-            return type(x)(materialise(y) for y in x)
-        if isinstance(x, dict):
-            return {k: materialise(y) for k, y in x.items()}
-        return torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x
-
-    with torch.enable_grad():
-        out = function(*[materialise(a) for a in args], **{k: materialise(v) for k, v in kwargs.items()})
-    members = list(out) if isinstance(out, (tuple, list)) else [out]
-    keep = [isinstance(t, torch.Tensor) and t.is_floating_point() for t in members]
-    return inputs, [t for t, k in zip(members, keep, strict=True) if k], keep
+def _cotangents(g: Moments, draws: int) -> list[torch.Tensor]:
+    """Draws of a gradient whose mean square over all of them is exact: a scalar's would be off by the noise of a few draws."""
+    found = [draw(g, torch.Generator().manual_seed(_SEED - 1 - i)) for i in range(draws)]
+    square = sum(float(c.square().mean()) for c in found) / draws
+    return [c * math.sqrt(g.q / square) for c in found] if square > 0 else found
 
 
 def _moments_in(tree: Any) -> list[Moments]:

@@ -1,4 +1,4 @@
-"""Softmax.
+"""Softmax and what is made of it.
 
 A row of scores enters softmax by its within-row variance ``v`` alone (what a row shares cancels). The law of the weights is
 its participation: ``IPR = E Σp²`` and the sums it needs beside it come from a seeded simulation, because the closed forms fail
@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Moments, from_pairs
+from gradlint.moments import Moments, from_pairs, product, take
 from gradlint.ops.apart import Plan, unreduced
 from gradlint.ops.registry import Call, Flow, transfer
 
-__all__ = ["participation", "softmax_flow"]
+__all__ = ["log_partition", "log_softmax", "participation", "softmax_flow", "within"]
 
 _ROWS, _SEED = 400, 1706
+_SAMPLES, _OTHER_SEED = 2000, 1212
 
 
 @cache
@@ -106,3 +107,88 @@ def _by_row(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Momen
 def softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **_kw: Any) -> Flow:
     """Softmax over one axis."""
     return softmax_flow(input, -1 if dim is None else dim)
+
+
+@cache
+def log_partition(classes: int, variance: float) -> tuple[float, float, float]:
+    """For N(0, variance) logits: ``E Σp²``, the mean and the variance of ``logsumexp − x_target``."""
+    logits = math.sqrt(max(variance, 0.0)) * np.random.default_rng(_OTHER_SEED).standard_normal((_SAMPLES, classes))
+    top = logits.max(1, keepdims=True)
+    p = np.exp(logits - top)
+    total = p.sum(1, keepdims=True)
+    loss = (np.log(total) + top)[:, 0] - logits[:, 0]
+    return float(((p / total) ** 2).sum(1).mean()), float(loss.mean()), float(loss.var())
+
+
+def within(x: Moments, dim: int) -> float:
+    """Variance of the logits within a row."""
+    return max(x.q - x.shared([dim]), 0.0)
+
+
+@transfer(F.log_softmax, torch.log_softmax, "log_softmax")
+def log_softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **_kw: Any) -> Flow:
+    """``x − logsumexp x``: backward ``g − p Σ_j g_j``."""
+    dim = (-1 if dim is None else dim) % len(input.dims)
+    x, n = input.whole(dim), input.shape[dim]
+    v = within(x, dim)
+    participation, loss, _spread = log_partition(n, float(f"{v:.4g}"))
+    out = x.centre([dim]).shift(-loss)
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        h = g.whole(dim) + Moments.zeros(g.shape)
+        if not h.dims[dim]:
+            return {input: Moments.zeros(g.shape)}
+        a = h.atoms(dim)[0]
+        table = h.pairs()
+        same, differ = take(table, a, 1), take(table, a, 0)
+        row = same + (n - 1) * differ  # one entry with the sum of its row
+        squares, crosses = participation / n, (1 - participation) / (n * (n - 1))
+        new_same = same - 2 / n * row + squares * n * row
+        new_differ = differ - 2 / n * row + crosses * n * row
+        return {input: from_pairs(h.dims, 0.0, np.stack([new_differ, new_same], a))}
+
+    return Flow(out, back)
+
+
+@transfer(F.softmin)
+def softmin(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **_kw: Any) -> Flow:
+    """The softmax of ``−x``, which has the law of x within a row."""
+    return softmax_flow(input, -1 if dim is None else dim)
+
+
+@transfer(F.gumbel_softmax)
+def gumbel_softmax(_: Call, logits: Moments, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Flow:
+    """Softmax of logits with Gumbel noise, variance π²/6 (Jang et al. 2017); ``hard`` picks one, with the soft gradient."""
+    noisy = (logits + Moments.iid(logits.shape, 0.0, math.pi**2 / 6)).scale(1 / tau)
+    flow = softmax_flow(noisy, dim)
+    out = flow.out
+    if hard:
+        n = logits.shape[dim]
+        soft = out.whole(dim)
+        a = soft.atoms(dim)[0]
+        table = soft.pairs()
+        row = take(table, a, 1) + (n - 1) * take(table, a, 0)  # what two rows have in common stays
+        same = np.where(np.indices(row.shape).all(0) if row.ndim else True, 1 / n, take(table, a, 1))
+        out = from_pairs(soft.dims, soft.mean, np.stack([(row - same) / (n - 1), same], a))
+    return Flow(out, lambda g: {logits: flow.back(g)[noisy].scale(1 / tau)})
+
+
+@transfer(torch.logsumexp, "logsumexp")
+def logsumexp(_: Call, input: Moments, dim: Any, keepdim: bool = False) -> Flow:
+    """What a row shares plus the log-partition of the rest; the gradient is spread by the softmax."""
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    if len(dims) != 1:
+        raise NotImplementedError("logsumexp over several axes")
+    d = dims[0] % len(input.dims)
+    v = within(input, d)
+    n = input.shape[d]
+    _p2, loss, spread = log_partition(n, float(f"{v:.4g}"))  # of `logsumexp − x_target`; cov(logsumexp, x) = v/n
+    out = input.average([d], keepdim=keepdim).shift(loss)
+    rest = Moments.iid(out.shape, 0.0, max(spread - v + v / n, 0.0))
+    weights = softmax_flow(input, d).out
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        wide = g.reshape([1 if i == d else size for i, size in enumerate(input.shape)]).expand(input.shape)
+        return {input: product(wide, weights)}
+
+    return Flow(out + rest, back)

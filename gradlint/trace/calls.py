@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from gradlint.trace.private import applying
 from gradlint.trace.source import locate, transparent
 from gradlint.trace.tree import first_floating, tensors_in
 
@@ -39,7 +41,6 @@ class ModuleCalls:
     def watching(self) -> Iterator[None]:
         """Patch ``nn.Module.__call__`` and ``autograd.Function.apply`` within the block."""
         call_module = nn.Module.__call__
-        apply = torch.autograd.Function.__dict__["apply"]
         recorder = self._recorder
 
         @transparent
@@ -60,26 +61,25 @@ class ModuleCalls:
             return result
 
         @transparent
-        def apply_function(cls: type, *args: Any, **kwargs: Any) -> Any:
-            function = apply.__get__(None, cls)
+        def apply(original: Any, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if recorder.busy or not recorder.run(self._any_live, args, kwargs):
-                return function(*args, **kwargs)
+                return original(cls, *args, **kwargs)
             if cls.__name__ == "CheckpointFunction":
                 # Reentrant checkpoint runs forward without grad, and again with it in backward.
                 outer, recorder.nodes.grad_mode = recorder.nodes.grad_mode, torch.is_grad_enabled()
                 try:
-                    return function(*args, **kwargs)
+                    return original(cls, *args, **kwargs)
                 finally:
                     recorder.nodes.grad_mode = outer
-            return recorder.opaque("call_function", function, function, args, kwargs)
+            bound: Any = cls.apply  # type: ignore[attr-defined]
+            return recorder.opaque("call_function", bound, MethodType(original, cls), args, kwargs)
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
-        torch.autograd.Function.apply = classmethod(apply_function)  # type: ignore[assignment, method-assign]
         try:
-            yield
+            with applying(apply):
+                yield
         finally:
             nn.Module.__call__ = call_module  # type: ignore[method-assign]
-            torch.autograd.Function.apply = apply  # type: ignore[method-assign]
 
     def _any_live(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         return any(map(self._recorder.nodes.live, tensors_in((args, kwargs))))

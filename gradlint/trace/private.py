@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from gradlint.trace.source import transparent
 
-__all__ = ["DispatchMode", "StorageWeakRef", "hold", "is_functorch_wrapped", "operator_name", "storage_key", "version"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType
+
+__all__ = [
+    "DispatchMode",
+    "StorageWeakRef",
+    "applying",
+    "hold",
+    "is_functorch_wrapped",
+    "operator_name",
+    "storage_key",
+    "version",
+]
 
 
 class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -49,3 +64,35 @@ def operator_name(func: Callable[..., Any]) -> str:
     """The name of an aten operator without namespace and overload, such as ``normal_``."""
     schema = getattr(func, "_schema", None)
     return "" if schema is None else str(schema.name).rpartition("::")[2]
+
+
+_APPLY = "_gradlint_apply"
+
+
+def _stand_in() -> CodeType:
+    __class__ = None
+
+    @transparent
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        __class__  # noqa: B018  (the code it stands in for has this free variable)
+        return _gradlint_apply(cls, args, kwargs)  # type: ignore[name-defined]  # noqa: F821  (put there by `applying`)
+
+    return apply.__code__
+
+
+@contextmanager
+def applying(call: Callable[[Callable[..., Any], type, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
+    """Within it ``autograd.Function.apply`` runs ``call(original, cls, args, kwargs)``.
+
+    The code itself is exchanged: ``fn = MyFunction.apply``, bound before, must run it, too.
+    """
+    function: Any = torch.autograd.Function.__dict__["apply"].__func__
+    before, names = function.__code__, function.__globals__
+    original = FunctionType(before, names, function.__name__, function.__defaults__, function.__closure__)
+    names[_APPLY] = partial(call, original)
+    function.__code__ = _stand_in()
+    try:
+        yield
+    finally:
+        function.__code__ = before
+        del names[_APPLY]

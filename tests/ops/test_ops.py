@@ -9,6 +9,7 @@ from typing import Any
 
 import cases
 import cases_index
+import cases_loss
 import cases_pool
 import cases_reduce
 import pytest
@@ -21,7 +22,7 @@ from gradlint.ops import TABLE, Call, Flow, lookup
 from gradlint.ops.sampled import sampled
 
 DRAWS = 60
-CASES = [*cases.CASES, *cases_index.CASES, *cases_pool.CASES, *cases_reduce.CASES]
+CASES = [*cases.CASES, *cases_index.CASES, *cases_loss.CASES, *cases_pool.CASES, *cases_reduce.CASES]
 RECURRENT = {nn.RNN, nn.LSTM, nn.GRU}
 
 
