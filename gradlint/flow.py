@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from gradlint.covary import Covariances, Ledger
 from gradlint.errors import AnalysisError
 from gradlint.handwritten import Norm, find_norms
 from gradlint.moments import Moments, energy, meet, total
@@ -18,7 +19,7 @@ from gradlint.ops import IDENTITY, Call, Flow, by_parts, lookup
 from gradlint.ops.sampled import sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
 from gradlint.region import Region
-from gradlint.trace.graph import Step, Traced, step
+from gradlint.trace.graph import Step, Traced, callable_of, step
 
 __all__ = ["Edge", "Flowed", "propagate"]
 
@@ -96,12 +97,16 @@ class _Run:
     norms: dict[fx.Node, Norm] = field(default_factory=dict)
     fixed: set[fx.Node] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        drawn = {name: p.drawn_with for name, p in self.traced.parameters.items() if p.law.std > 0}
+        self.covariances = Covariances(Ledger(drawn, self.values, self.grads, self.fixed, self.grids))
+
     def forward(self) -> None:
-        self.cones = find_cones(self.traced.graph)
-        self.norms = find_norms(self.traced.graph)
+        self.cones, self.norms = find_cones(self.traced.graph), find_norms(self.traced.graph)
+        self.covariances.ledger.found(self.cones, self.norms)
         for node in self.traced.graph.nodes:
             if node.op != "output":
-                self.values[node] = self._pinned(node, self._value(node))
+                self.values[node] = self.covariances.entered(node, self._pinned(node, self._value(node)))
 
     def _pinned(self, node: fx.Node, value: Any) -> Any:
         """A number made of weights alone is what it was when traced: a spectral norm, a learned scale."""
@@ -116,15 +121,15 @@ class _Run:
     def _value(self, node: fx.Node) -> Any:
         facts = step(node)
         if node.op == "placeholder":
-            return _constant(facts) if not facts.floating else Moments.iid(facts.shape or ())
+            return facts.constant() if not facts.floating else Moments.iid(facts.shape or ())
         if node.op == "get_attr":
             if facts.value is None:
                 return self.traced.parameters[str(node.target)].law.moments
-            return None if "complex" in str(facts.dtype) else _constant(facts)
+            return None if "complex" in str(facts.dtype) else facts.constant()
         source: Any = node.args[0] if node.args else None
         if facts.shape is not None and (not facts.floating or facts.value is not None):
             self.how[node.name] = "known" if facts.value is not None else "opaque"
-            return _constant(facts) if facts.value is not None else None  # a complex tensor: nothing is known of it
+            return facts.constant() if facts.value is not None else None  # a complex tensor: nothing is known of it
         if node.target is operator.getitem and isinstance(self.values.get(source), tuple):
             self.how[node.name] = "known"
             index: Any = node.args[1]
@@ -172,7 +177,7 @@ class _Run:
         if "input" in kwargs and not args:
             args = (kwargs.pop("input"),)
         call = Call(facts.shape)
-        if "attention" in _name(node):
+        if "attention" in op_name(node):
             call = replace(call, shared_width=shared_width(node))
         if node.op == "call_module":
             call = self._leaf(node, inputs)
@@ -180,9 +185,11 @@ class _Run:
             flow = self._apply(node, call, tuple(args), kwargs, inputs)
         except _Unknown as error:
             self.how[node.name] = "opaque"
-            self.notes.append(f"{self._where(node, facts)}: nothing is known about {_name(node)}: {error}")
+            self.notes.append(f"{self._where(node, facts)}: nothing is known about {op_name(node)}: {error}")
             return None
         self.flows[node] = (flow, inputs)
+        if self.how[node.name] == "known":
+            self.covariances.ledger.called(node, call, tuple(args), kwargs, inputs)
         return flow.out
 
     def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: _Inputs) -> Flow:
@@ -202,7 +209,7 @@ class _Run:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001  (a formula that breaks must not hide the rest; it is reported)
                 reason = f"formula failed ({type(error).__name__}: {error})"
-                self.notes.append(f"{self._where(node, step(node))}: {_name(node)}: {reason}")
+                self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: {reason}")
             else:
                 self.how[node.name] = "known"
                 return flow
@@ -210,7 +217,7 @@ class _Run:
             raise _Unknown(reason)
         if any(n.op.startswith("call") for n in node.all_input_nodes) and all(n in self.fixed for n in node.all_input_nodes):
             return self._region(node, lambda n: n.op.startswith("call") and n in self.fixed, inputs, reason)
-        return self._sampled(node, _callable(node), args, kwargs, reason)
+        return self._sampled(node, callable_of(node), args, kwargs, reason)
 
     def _region(self, node: fx.Node, inside: Callable[[fx.Node], bool], inputs: _Inputs, reason: str) -> Flow:
         """What is made of tensors without moments, or of weights alone: sampled together with what they are made of."""
@@ -253,8 +260,13 @@ class _Run:
             raise AnalysisError(f"the output node {self.traced.output!r} is not in the graph")
         start = nodes[self.traced.output]
         self.grads[start] = Moments.iid(step(start).shape or ())
+        self.covariances.sent(None, 0, start, self.grads[start])
         for node in reversed(list(self.traced.graph.nodes)):
             g = self.grads.get(node)
+            if g is not None:
+                g = self.grads[node] = self.covariances.met(node, g)
+                if node.op == "get_attr":
+                    self._send_parameter(str(node.target), g)
             if g is None or not step(node).grad or node.op in ("placeholder", "get_attr", "output"):
                 continue
             if node in self.cones and isinstance(self.values[node], Moments):
@@ -275,10 +287,11 @@ class _Run:
 
     def _back_call(self, node: fx.Node, g: Any) -> None:
         flow, inputs = self.flows[node]
+        slots = {handle: slot for slot, handle in enumerate(inputs)}
         for handle, grad in flow.back(g).items():
             target = inputs.get(handle)
             if target is not None:
-                self._send(node, target, grad, g)
+                self._send(node, target, grad, g, slots[handle])
 
     def _back_member(self, node: fx.Node, g: Moments) -> None:
         """One member of a tuple: its gradient waits in a tuple at the call."""
@@ -291,7 +304,7 @@ class _Run:
         members[position] = meet(members[position], g)
         self.grads[call] = tuple(members)
 
-    def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, g: Any) -> None:
+    def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, g: Any, slot: int = 0) -> None:
         arrived, source = energy(grad), energy(g)
         if isinstance(target, str):
             self._send_parameter(target, grad)
@@ -302,8 +315,7 @@ class _Run:
             return
         self.grads[target] = meet(self.grads.get(target), grad)
         self.edges.append(Edge(node.name, target.name, arrived, source))
-        if target.op == "get_attr":
-            self._send_parameter(str(target.target), grad)
+        self.covariances.sent(node, slot, target, grad)
 
     def _send_parameter(self, name: str, grad: Moments) -> None:
         self.parameters[name] = self.parameters[name] + grad if name in self.parameters else grad
@@ -320,7 +332,7 @@ class _Run:
             self.parameters,
             tuple(self.edges),
             self.how,
-            tuple(dict.fromkeys(self.notes)),
+            tuple(dict.fromkeys([*self.notes, *self.covariances.notes])),
         )
 
 
@@ -331,23 +343,3 @@ class _Unknown(Exception):  # noqa: N818
 def _check_shape(flow: Flow, call: Call) -> None:
     if isinstance(flow.out, Moments) and call.shape is not None and flow.out.shape != call.shape:
         raise ValueError(f"shape {flow.out.shape} where torch gives {call.shape}")
-
-
-def _constant(facts: Step) -> Moments:
-    if facts.law is not None:  # drawn in the forward (a drop-path mask, noise): judged by its law, not by the draw
-        return facts.law.moments
-    value = facts.value
-    if value is None:
-        raise AnalysisError("a constant without a value")
-    return Moments.of_array((value.detach().double() if value.is_floating_point() else value.detach()).cpu().numpy())
-
-
-def _callable(node: fx.Node) -> Any:
-    if node.op == "call_method":
-        name = str(node.target)
-        return lambda self, *args, **kwargs: getattr(self, name)(*args, **kwargs)
-    return node.target
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from gradlint.moments import Array, Moments, Parts, along, cut, join, product
+from gradlint.moments import GRID, Array, Moments, Parts, along, cut, join, product
 from gradlint.ops.registry import IDENTITY, POINTWISE
 from gradlint.trace.graph import step
 
@@ -148,6 +148,14 @@ class Grid:
                 grad = self._times(arrived, _finite(slope.numpy()))
                 found[n] = grad if n is self._cone.root else replace(grad, profile=None)
         return found
+
+    def curve(self, node: fx.Node) -> tuple[Array, Array]:
+        """A member's values and slopes on the root's grid."""
+        values = self._values[node]
+        if not values.requires_grad:
+            return _finite(values.detach().numpy()), np.zeros_like(GRID.z)
+        (slope,) = torch.autograd.grad(values.sum(), self._leaf, retain_graph=True)
+        return _finite(values.detach().numpy()), _finite(slope.numpy())
 
     def _at_root(self, tail: fx.Node, g: Moments) -> Moments:
         """The gradient at a member with its profile as a function of the root's grid."""

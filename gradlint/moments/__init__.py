@@ -28,6 +28,7 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 """
 
 from gradlint.moments.array import Moments, Parts, from_pairs
+from gradlint.moments.cross import add_covariance, averaged, fitted, joint, of_joint, of_paired, own, paired, weighted
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, pairs_of, piece
 from gradlint.moments.products import disjoint, einsum, energy, product, total
@@ -47,8 +48,10 @@ __all__ = [
     "Positions",
     "Selection",
     "Window",
+    "add_covariance",
     "alike",
     "along",
+    "averaged",
     "behind_sum",
     "boundaries",
     "carried",
@@ -59,13 +62,20 @@ __all__ = [
     "einsum",
     "embed",
     "energy",
+    "fitted",
     "from_pairs",
     "join",
+    "joint",
     "meet",
+    "of_joint",
+    "of_paired",
+    "own",
+    "paired",
     "pairs_of",
     "piece",
     "product",
     "take",
     "total",
     "transported",
+    "weighted",
 ]

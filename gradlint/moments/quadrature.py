@@ -39,6 +39,16 @@ class _Grid:
         powers = rho[..., None] ** np.arange(self.orders)
         return float(coefficients[0]), powers @ squares + tail * rho**self.tail_order
 
+    def coefficients(self, values: Array) -> Array:
+        """Hermite coefficients of φ, shape (orders,); the first is its mean."""
+        return np.asarray(self.basis @ values)
+
+    def cross(self, first: tuple[Array, Array], second: tuple[Array, Array], rho: Array) -> Array:
+        """``E[φ(z) ψ(z')]`` for every correlation in ``rho``; each function as (values, coefficients)."""
+        products = first[1] * second[1]
+        tail = float(self.weights @ (first[0] * second[0])) - float(products.sum())
+        return np.asarray(rho[..., None] ** np.arange(self.orders) @ products + tail * rho**self.tail_order)
+
 
 GRID = _Grid()
 

@@ -21,6 +21,7 @@ from gradlint.errors import BuildError, TargetError, TraceError
 from gradlint.findings import Location
 from gradlint.trace.arguments import Arguments, parse_input
 from gradlint.trace.calls import ModuleCalls
+from gradlint.trace.copies import Copies
 from gradlint.trace.graph import InputSpec, ModuleRecord, ParameterRecord, Step, Traced, step
 from gradlint.trace.inits import Laws, recording
 from gradlint.trace.inputs import resolve
@@ -164,15 +165,18 @@ def _parameters(model: nn.Module, laws: Laws) -> dict[str, ParameterRecord]:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    records = {}
+    records: dict[str, ParameterRecord] = {}
+    copies = Copies()
     for name, parameter in model.named_parameters():
+        law = laws.law(parameter)
         records[name] = ParameterRecord(
             names=tuple(names[id(parameter)]),
             shape=tuple(parameter.shape),
             dtype=str(parameter.dtype).removeprefix("torch."),
             requires_grad=parameter.requires_grad,
-            law=laws.law(parameter),
+            law=law,
             location=laws.construction.parameter(parameter) or _constructed(model, name.rpartition(".")[0], laws),
+            drawn_with=copies.first(name, parameter) if law.std > 0 else name,
         )
     return records
 

@@ -17,7 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from gradlint.errors import AnalysisError
+from gradlint.moments import Moments
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from gradlint.findings import Location
     from gradlint.trace.law import Law
 
-__all__ = ["InputSpec", "ModuleRecord", "ParameterRecord", "Step", "Traced", "step"]
+__all__ = ["InputSpec", "ModuleRecord", "ParameterRecord", "Step", "Traced", "callable_of", "op_name", "step"]
 
 _KEY = "gradlint"
 
@@ -60,10 +63,25 @@ class Step:
         """The output is a floating-point tensor."""
         return self.dtype is not None and ("float" in self.dtype)
 
+    def constant(self) -> Moments:
+        """The law of a constant: what it was drawn from in the forward (a drop-path mask, noise), else its real values."""
+        if self.law is not None:
+            return self.law.moments
+        value = self.value
+        if value is None:
+            raise AnalysisError("a constant without a value")
+        return Moments.of_array((value.detach().double() if value.is_floating_point() else value.detach()).cpu().numpy())
+
 
 @dataclass(frozen=True)
 class ParameterRecord:
-    """One parameter. ``names`` holds every name it is reachable by (tied weights), the first is canonical."""
+    """One parameter.
+
+    Args:
+        names: every name it is reachable by (tied weights), the first is canonical.
+        drawn_with: canonical name of the first parameter that starts with the same random values (a copied layer); its own
+            if there is none before it.
+    """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
@@ -71,6 +89,7 @@ class ParameterRecord:
     requires_grad: bool
     law: Law
     location: Location | None
+    drawn_with: str = ""
 
     @property
     def name(self) -> str:
@@ -141,3 +160,16 @@ def step(node: fx.Node) -> Step:
 def annotate(node: fx.Node, facts: Step) -> None:
     """Attach a :class:`Step`; the recorder is the only caller."""
     node.meta[_KEY] = facts
+
+
+def op_name(node: fx.Node) -> str:
+    """What a node calls, by its own name: ``linear``, ``view``."""
+    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def callable_of(node: fx.Node) -> Any:
+    """What a node calls, as a function of its arguments."""
+    if node.op == "call_method":
+        name = str(node.target)
+        return lambda self, *args, **kwargs: getattr(self, name)(*args, **kwargs)
+    return node.target

@@ -1,0 +1,91 @@
+"""Tensors that are added but are not independent.
+
+Mean field takes the terms of a sum as independent. They are not when equal weights act at several places: copies of one layer
+(``nn.TransformerEncoder``), one layer applied again and again (recurrent and looped models, siamese towers), or when both
+are made of one tensor (``x - x.mean()``). Then ``K_{x+y} = K_x + K_y + 2 cov(x, y)``, forward for values, backward for the
+gradients that meet at a tensor or at a parameter: ``J = aI + gG`` with one G at every step grows by a + g per step, not by
+``√(a² + g²)``.
+
+The covariance of two tensors is found by recursion on the later of the two, down to tensors that share nothing random. Which
+rule answers for which op: :mod:`~gradlint.covary.moves` for a function of one of the two, :mod:`~gradlint.covary.twins` for
+two calls of one function with equal weights. Without a rule tensors are taken as independent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from gradlint.covary.gradients import Gradients, Sent
+from gradlint.covary.ledger import Ledger
+from gradlint.covary.solver import Query, Solver
+from gradlint.covary.values import Values
+from gradlint.moments import Moments, add_covariance
+
+__all__ = ["Covariances", "Ledger"]
+
+_SUMS = {"add", "sub", "rsub"}
+_LIMIT = 40_000
+_WINDOW = 8
+"""Uses of one weight: when so many in a row have nothing in common with a later one, the earlier ones do not either."""
+
+
+class Covariances:
+    """Corrects sums for what their terms have in common; called by the interpreter as it goes.
+
+    Args:
+        ledger: what the interpreter has found so far.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._values = Values(ledger)
+        self._gradients = Gradients(ledger, self._values)
+        self._solver = Solver(_LIMIT)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out."""
+        cut = "more uses of equal weights than can be followed: the last ones are taken as independent"
+        return [cut] if self._solver.exhausted else []
+
+    def entered(self, node: fx.Node, value: Any) -> Any:
+        """The value of a node, with the covariance of its terms if it is a sum."""
+        self.ledger.enter(node)
+        self._values.enter(node)
+        record = self.ledger.records.get(node)
+        if record is None or record.name not in _SUMS or not isinstance(value, Moments):
+            return value
+        moves = self._values.moves(node)
+        if moves is None or len(moves.terms) < 2:
+            return value
+        (first, times), (second, times_too) = moves.terms
+        table = self._solver.table(Query(self._values, first, second))
+        return value if table is None else add_covariance(value, times(times_too(table)), 2.0)
+
+    def sent(self, consumer: fx.Node | None, slot: int, target: fx.Node, grad: Moments) -> None:
+        """A call sent a gradient to its input number ``slot``; None: the cotangent of the output."""
+        self._gradients.send(Sent(consumer, slot, target, grad))
+
+    def met(self, node: fx.Node, grad: Any) -> Any:
+        """The gradient of a node, with the covariances of those that have met there."""
+        arrived = self._gradients.arrived.get(node, [])
+        seen = common = 0
+        for item in arrived:
+            mask = self._gradients.mask(item)
+            common |= seen & mask
+            seen |= mask
+        if not common or not isinstance(grad, Moments):
+            return grad
+        for i in range(1, len(arrived)):
+            alone = 0
+            for j in reversed(range(i)):
+                table = self._solver.table(Query(self._gradients, arrived[i], arrived[j]))
+                if table is not None:
+                    grad, alone = add_covariance(grad, table, 2.0), 0
+                    continue
+                alone += 1
+                if alone > _WINDOW:
+                    break
+        return grad
