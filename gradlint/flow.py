@@ -19,7 +19,7 @@ from gradlint.ops import IDENTITY, Call, Flow, by_parts, lookup
 from gradlint.ops.sampled import sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
 from gradlint.region import Region
-from gradlint.trace.graph import Step, Traced, callable_of, step
+from gradlint.trace.graph import Step, Traced, callable_of, op_name, step
 
 __all__ = ["Edge", "Flowed", "propagate"]
 
