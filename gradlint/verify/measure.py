@@ -127,11 +127,7 @@ def backward(model: nn.Module, inputs: Sequence[InputSpec]) -> None:
 
 
 def _cotangent(output: Tensor) -> Tensor:
-    """A direction drawn from N(0, 1), with root mean square 1.
-
-    The length of a Gaussian vector is independent of its direction, and its mean square is 1: mean squares of gradients
-    are those of N(0, 1), with less noise where the output has few entries.
-    """
+    """A direction drawn from N(0, 1), of rms 1: mean squares of gradients are the same, with less noise on few entries."""
     drawn = torch.randn_like(output)
     return drawn * (math.sqrt(drawn.numel()) / float(drawn.norm()))
 
@@ -182,8 +178,8 @@ class _Outputs:
     """Hooks that see each module's output, at its last call, and its gradient.
 
     In-place ops that follow do no harm: the value is read at once, and a tensor's hook is given the gradient with
-    respect to the value that it had when the hook was set. An op that writes into a view, as the output of a linear layer
-    is one, takes the view out of the graph: then the hook of the view's base is heard.
+    respect to the value that it had when the hook was set. An op that writes into a view, such as the output of a linear
+    layer, takes the view out of the graph: then the hook of its base is heard.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -214,7 +210,6 @@ class _Outputs:
             self.seen[path] = (value, 0.0 if output.requires_grad else None)
             if not output.requires_grad:
                 return
-
             heard = False
 
             def backward(grad: Tensor, *, base: bool = False) -> None:
