@@ -55,6 +55,14 @@ class Analysis:
         return facts
 
     @cached_property
+    def inputs(self) -> Mapping[str, NodeFacts]:
+        """Name of a floating-point input to its facts."""
+        placeholders = (n for n in self.flowed.traced.graph.nodes if n.op == "placeholder")
+        facts = {node.name: node for node in self.nodes}
+        pairs = zip(placeholders, self.flowed.traced.inputs, strict=True)
+        return {spec.name: facts[n.name] for n, spec in pairs if step(n).floating}
+
+    @cached_property
     def nodes(self) -> tuple[NodeFacts, ...]:
         """Every op in order of execution."""
         return tuple(

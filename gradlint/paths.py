@@ -78,12 +78,14 @@ class Paths:
         segments: of the spine, from the output to the input; their bits sum to ``log2``.
         gains: node name to the bits of its gradient's norm over the output's.
         loops: weights used at successive steps.
+        entries: where the gradient leaves the model (its inputs, or the lookups that stand in for them), the largest first.
     """
 
     log2: float | None
     segments: tuple[Segment, ...]
     gains: Mapping[str, float]
     loops: tuple[Loop, ...]
+    entries: tuple[str, ...] = ()
 
 
 def find_paths(analysis: Analysis) -> Paths:
@@ -118,7 +120,8 @@ def find_paths(analysis: Analysis) -> Paths:
     segments = _to_first_layer(segments)
     if not segments:
         return Paths(None, (), gains, loops)
-    return Paths(sum(s.log2 for s in segments), _with_norms(segments), gains, loops)
+    by_size = tuple(sorted(entries, key=lambda name: (-energy[name], name)))
+    return Paths(sum(s.log2 for s in segments), _with_norms(segments), gains, loops, by_size)
 
 
 def _energy(g: Moments) -> float:

@@ -49,17 +49,11 @@ def sampled(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
         Exception: whatever the function raises on tensors of these moments.
     """
     leaves = _moments_in((args, kwargs))
-    state = torch.random.get_rng_state()
-    try:
-        torch.manual_seed(_SEED)
-        first = _run(function, args, kwargs, _SEED)[1]
-        entries = sum(t.numel() for t in first)
-        draws = draws or min(max(_ENTRIES // max(entries, 1), _DRAWS[0]), _DRAWS[1])
-        runs = [first, *(_run(function, args, kwargs, _SEED + i)[1] for i in range(1, draws))]
-    finally:
-        torch.random.set_rng_state(state)
+    _, first, template = _run(function, args, kwargs, _SEED)
+    entries = sum(t.numel() for t in first)
+    draws = draws or min(max(_ENTRIES // max(entries, 1), _DRAWS[0]), _DRAWS[1])
+    runs = [first, *(_run(function, args, kwargs, _SEED + i)[1] for i in range(1, draws))]
     outs = [_mean_of([Moments.of_array(run[i].detach().numpy()) for run in runs]) for i in range(len(first))]
-    template = _run(function, args, kwargs, _SEED)[2]
 
     def back(g: Any) -> dict[Moments, Moments]:
         cotangents = list(g) if isinstance(g, tuple) else [g]
@@ -93,7 +87,6 @@ def _run(
 ) -> tuple[list[tuple[Moments, torch.Tensor]], list[torch.Tensor], list[bool]]:
     """One execution: the drawn inputs, the floating outputs, and which outputs are floating."""
     generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
     inputs: list[tuple[Moments, torch.Tensor]] = []
 
     def materialise(x: Any) -> Any:
@@ -109,7 +102,8 @@ def _run(
             return {k: materialise(y) for k, y in x.items()}
         return torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x
 
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         out = function(*[materialise(a) for a in args], **{k: materialise(v) for k, v in kwargs.items()})
     members = list(out) if isinstance(out, (tuple, list)) else [out]
     keep = [isinstance(t, torch.Tensor) and t.is_floating_point() for t in members]

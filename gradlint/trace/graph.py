@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
     from gradlint.findings import Location
+    from gradlint.trace.arguments import Arguments
     from gradlint.trace.law import Law
 
 __all__ = ["InputSpec", "ModuleRecord", "ParameterRecord", "Step", "Traced", "step"]
@@ -115,7 +116,7 @@ class Traced:
     Args:
         graph: see the module docstring.
         model: the module itself, for its structure and RNN leaves; its forward is not run again.
-        inputs: what it was run on, in the order of the placeholders.
+        arguments: what it was run on.
         output: name of the node of the first floating-point output tensor.
         rung: how it was traced: ``"real"``.
         assumptions: values that had to be assumed, each with its source line.
@@ -125,11 +126,16 @@ class Traced:
     model: nn.Module
     parameters: Mapping[str, ParameterRecord]
     modules: Mapping[str, ModuleRecord]
-    inputs: tuple[InputSpec, ...]
+    arguments: Arguments
     output: str
     location: Location | None
     rung: str = "real"
     assumptions: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The tensors among the arguments, in the order of the placeholders."""
+        return self.arguments.specs
 
 
 def step(node: fx.Node) -> Step:
