@@ -124,13 +124,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class ParameterFacts:
-    """Prediction for one parameter. ``rms`` and ``grad_rms`` as defined in the README's "What is predicted"."""
+    """Prediction for one parameter. ``rms`` and ``grad_rms`` as defined in the README's "What is predicted".
+
+    A ``grad_rms`` of 0 says that no gradient arrives; None, that it has to pass an op that nothing is known about.
+    """
 
     name: str
     shape: tuple[int, ...]
     init: str
     rms: float
-    grad_rms: float
+    grad_rms: float | None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from gradlint.config import Settings
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.moments import Moments
 from gradlint.paths import Loop, Paths, Segment, find_paths
-from gradlint.trace.graph import ParameterRecord, Step, step
+from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 
 __all__ = [
     "LIMITS",
@@ -124,8 +124,18 @@ class Context:
 
     def op(self, node: str) -> str:
         """The name of what a node calls."""
-        target = self._node(node).target
-        return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        return op_name(self._node(node))
+
+    @cached_property
+    def unknown_ops(self) -> Mapping[str, bool]:
+        """Name of each op that nothing is known about, with: a gradient has to pass it."""
+        flowed = self.analysis.flowed
+        passed = flowed.unknown.passed(flowed.how, flowed.backward)
+        return {name: name in passed for name in flowed.unknown.reasons}
+
+    def why_unknown(self, node: str) -> str:
+        """Why nothing is known about an op."""
+        return self.analysis.flowed.unknown.reasons[node]
 
     def _node(self, name: str) -> fx.Node:
         nodes: Iterable[fx.Node] = self.analysis.flowed.traced.graph.nodes

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from gradlint.moments import Moments
-from gradlint.ops.registry import Flow
+from gradlint.ops.registry import Flow, Gradients
 
-__all__ = ["draw", "sampled"]
+__all__ = ["draw", "or_sampled", "said", "sampled"]
 
 _ENTRIES = 200_000
 _DRAWS = (2, 12)
@@ -80,6 +80,26 @@ def sampled(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
         return Flow(outs[0], back)
     members = iter(outs)
     return Flow(tuple(next(members) if keep else None for keep in template), back)
+
+
+def said(error: Exception) -> str:
+    """What a computation that failed has to say, in one line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def or_sampled(
+    flow: Flow, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], failed: Callable[[str], None]
+) -> Flow:
+    """A flow by formula whose way back is sampled where the formula raises; ``failed`` is told why."""
+
+    def back(g: Any) -> Gradients:
+        try:
+            return flow.back(g)
+        except Exception as error:  # noqa: BLE001  (a formula that breaks must not hide the rest; it is reported)
+            failed(said(error))
+        return sampled(function, args, kwargs).back(g)
+
+    return Flow(flow.out, back)
 
 
 def _run(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gradlint.trace.arguments import Arguments
     from gradlint.trace.law import Law
 
-__all__ = ["InputSpec", "ModuleRecord", "ParameterRecord", "Step", "Traced", "step"]
+__all__ = ["InputSpec", "ModuleRecord", "ParameterRecord", "Step", "Traced", "callable_of", "op_name", "step"]
 
 _KEY = "gradlint"
 
@@ -60,6 +60,11 @@ class Step:
     def floating(self) -> bool:
         """The output is a floating-point tensor."""
         return self.dtype is not None and ("float" in self.dtype)
+
+    @property
+    def differentiable(self) -> bool:
+        """The output is a tensor of a kind that can have a gradient."""
+        return self.floating or (self.dtype is not None and "complex" in self.dtype)
 
 
 @dataclass(frozen=True)
@@ -147,3 +152,19 @@ def step(node: fx.Node) -> Step:
 def annotate(node: fx.Node, facts: Step) -> None:
     """Attach a :class:`Step`; the recorder is the only caller."""
     node.meta[_KEY] = facts
+
+
+def op_name(node: fx.Node) -> str:
+    """What a node calls, by its own name: ``linear``, ``view``, the class of an ``autograd.Function``."""
+    if isinstance(node.target, str):
+        return node.target
+    name: str = getattr(node.target, "__name__", str(node.target))
+    return getattr(getattr(node.target, "__self__", None), "__name__", name) if name == "apply" else name
+
+
+def callable_of(node: fx.Node) -> Any:
+    """What a node calls, as a function of its arguments."""
+    if node.op == "call_method":
+        name = str(node.target)
+        return lambda self, *args, **kwargs: getattr(self, name)(*args, **kwargs)
+    return node.target
