@@ -27,11 +27,13 @@ class Claim:
         end: the tensors whose gradient is meant.
         log2: bits of gradient norm gained from ``start`` to ``end``; ``-inf``: no gradient arrives at any ``end``.
         start: the tensor nearer the loss; None is the model's output, where the gradient is drawn.
+        usual: of a gradient that is zero: the rms whose rounding noise counts as zero.
     """
 
     end: tuple[Place, ...]
     log2: float
     start: Place | None = None
+    usual: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,14 @@ from gradlint.analysis import Analysis
 from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
+from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.moments import Moments
 from gradlint.paths import Loop, Paths, Segment, find_paths
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 
 __all__ = [
     "LIMITS",
+    "Cancelled",
     "Claim",
     "Confidence",
     "Context",
@@ -125,6 +127,16 @@ class Context:
     def op(self, node: str) -> str:
         """The name of what a node calls."""
         return op_name(self._node(node))
+
+    @cached_property
+    def cancelled(self) -> tuple[Cancelled, ...]:
+        """Parameters whose only effect is taken out again by what follows: their gradient is zero, always."""
+        return tuple(cancelled(self.analysis.flowed))
+
+    @cached_property
+    def unused(self) -> tuple[str, ...]:
+        """Trainable parameters from which no differentiable path leads to an output."""
+        return unused(self.analysis.flowed.traced)
 
     @cached_property
     def unknown_ops(self) -> Mapping[str, bool]:

@@ -238,20 +238,22 @@ def test_a_model_that_does_not_run_for_real_is_a_named_failure(monkeypatch):
         gradlint.verify(deep, ["8,64"], seeds=0)
 
 
-def test_a_claim_of_zero_is_checked_against_its_layer():
+def test_zero_is_what_is_below_the_rounding_noise_of_the_usual_size():
     from gradlint.verification import Measured, Size, judge
     from tests.report.test_formats import finding
 
-    grads = {"a.weight": 1e6, "a.bias": 1e-10, "b.weight": 1e-3, "b.bias": 1e-9, "c.bias": 0.0}
+    grads = {"a.bias": 1e-13, "b.bias": 1e-9, "c.bias": 0.0}
     real = Measured({name: Size(1.0, grad) for name, grad in grads.items()}, {}, (), 4, "float64")
 
-    def verdict(*names):
-        claim = Claim(tuple(Place("parameter", name) for name in names), -math.inf)
+    def verdict(*names, usual=1.0):
+        claim = Claim(tuple(Place("parameter", name) for name in names), -math.inf, usual=usual)
         return judge(finding(claim=claim), None, real).verified
 
     assert verdict("a.bias", "c.bias") == "verified"
-    assert verdict("b.bias") == "contradicted"
-    assert verdict("a.bias", "b.weight") == "contradicted"
+    assert verdict("c.bias", usual=0.0) == "verified"
+    assert verdict("a.bias", usual=0.0) == "contradicted"
+    assert verdict("a.bias", "b.bias") == "contradicted"
+    assert verdict("b.bias", usual=1e4) == "verified"
     assert verdict("gone") is None
     assert judge(finding(), None, real).verified is None
 

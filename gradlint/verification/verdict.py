@@ -147,18 +147,14 @@ def _error(place: Place, analysis: Predicted, measured: Measured) -> tuple[float
 
 
 def _check_zero(claim: Claim, measured: Measured) -> _Outcome | None:
-    """Zero is below rounding noise: the precision's floor of the largest gradient in its layer, else in the model."""
+    """Zero is what is below the rounding noise of the usual size."""
     sizes = {place: size for place in claim.end if (size := _size(place, measured)) is not None}
     grads = {place: size.grad_rms for place, size in sizes.items() if size.grad_rms is not None}
     if not grads or not all(map(math.isfinite, grads.values())):
         return None
-    known = {name: size.grad_rms or 0.0 for name, size in measured.parameters.items()}
-    highest = max(known.values(), default=0.0)
-    for place, grad in grads.items():
-        layer = place.name.rpartition(".")[0]
-        around = max((g for name, g in known.items() if name.rpartition(".")[0] == layer), default=0.0)
-        if grad > measured.floor * (around if around > grad else highest):
-            return _Outcome("contradicted", f"the gradient of {place} is {grad:.2g}, predicted zero", math.log2(grad))
+    worst = max(grads, key=lambda place: grads[place])
+    if grads[worst] > measured.floor * claim.usual:
+        return _Outcome("contradicted", f"the gradient of {worst} is {grads[worst]:.2g}, predicted zero")
     return _Outcome("verified", "the gradient is zero")
 
 
