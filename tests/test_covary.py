@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import gradlint
 from gradlint.trace import parse_input, recording, trace
-from gradlint.verify import compare, measure
+from gradlint.verification import compare, measure
 
 SEEDS = 16
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from gradlint.moments import Moments
-from gradlint.ops.registry import Flow
+from gradlint.ops.registry import Flow, Gradients
 from gradlint.trace.state import seeded
 
-__all__ = ["draw", "sampled"]
+__all__ = ["draw", "or_sampled", "said", "sampled"]
 
 _ENTRIES = 200_000
 _DRAWS = (2, 12)
@@ -152,6 +152,26 @@ def _cotangents(g: Moments, draws: int) -> list[torch.Tensor]:
     found = [draw(g, torch.Generator().manual_seed(_SEED - 1 - i)) for i in range(draws)]
     square = sum(float(c.square().mean()) for c in found) / draws
     return [c * math.sqrt(g.q / square) for c in found] if square > 0 else found
+
+
+def said(error: Exception) -> str:
+    """What a computation that failed has to say, in one line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def or_sampled(
+    flow: Flow, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], failed: Callable[[str], None]
+) -> Flow:
+    """A flow by formula whose way back is sampled where the formula raises; ``failed`` is told why."""
+
+    def back(g: Any) -> Gradients:
+        try:
+            return flow.back(g)
+        except Exception as error:  # noqa: BLE001  (a formula that breaks must not hide the rest; it is reported)
+            failed(said(error))
+        return sampled(function, args, kwargs).back(g)
+
+    return Flow(flow.out, back)
 
 
 def _moments_in(tree: Any) -> list[Moments]:
