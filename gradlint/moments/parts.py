@@ -118,7 +118,10 @@ def join(laws: Sequence[Moments], axis: int, guide: Moments | None = None, pairs
         whole = concat(laws, axis, guide, pairs)
         laws = [concat(laws[a:b], axis, whole) for a, b in pairwise(_merged([law.q for law in laws]))]
         return replace(whole, parts=Parts(axis, tuple(laws)), law=_mixture(laws, axis))
-    together = None if pairs is None else tuple(replace(pair, parts=None) for pair in pairs)
+    together = None
+    if pairs is not None:
+        sides = combinations(laws, 2)
+        together = tuple(_on_scale(replace(pair, parts=None), x, y, axis) for pair, (x, y) in zip(pairs, sides, strict=True))
     law = _mixture(laws, axis)
     return replace(concat(laws, axis, guide, together), parts=Parts(axis, tuple(laws), together), law=law)
 
@@ -155,6 +158,12 @@ def couple(x: Moments, y: Moments, axis: int, moment: Moments) -> Moments:
     at = sum(map(len, reference.dims[:axis]))
     dims = (*reference.dims[:axis], (2,), *reference.dims[axis + 1 :])
     return from_pairs(dims, mean, np.stack([m.pairs(), same], at))
+
+
+def _on_scale(pair: Moments, x: Moments, y: Moments, axis: int) -> Moments:
+    """The law of two entries with the scales that they have now: a sum of geometric means is not that of the sums."""
+    scale = math.sqrt(x.q * y.q)
+    return pair if abs(pair.q - scale) <= 1e-3 * scale else couple(x, y, axis, constant_along(pair, axis))
 
 
 def pairs_of(x: Moments, axis: int, sizes: Sequence[int]) -> list[Moments]:
