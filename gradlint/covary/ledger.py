@@ -141,7 +141,8 @@ class Ledger:
     def root(self, node: fx.Node) -> fx.Node | None:
         """The root of the cone that a node is a member of."""
         cone = self.cones.get(node)
-        return cone.root if cone is not None and cone.root in self.grids else None
+        known = cone is not None and cone.root in self.grids and self.values[cone.root].value is None
+        return cone.root if cone is not None and known else None
 
     def curve(self, node: fx.Node) -> Curve:
         """A member of a cone as a function of its root."""

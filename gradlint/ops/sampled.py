@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlint.moments import Moments
+from gradlint.moments import GRID, Moments, from_pairs
 from gradlint.ops.registry import Flow, Gradients
 from gradlint.trace.state import seeded
 
@@ -27,9 +27,15 @@ _SEED = 20_190_615
 
 
 def draw(x: Moments, generator: torch.Generator) -> torch.Tensor:
-    """A float64 tensor with the law of ``x``: its mean plus one Gaussian component per set of axes."""
+    """A float64 tensor with the law of ``x``: its mean plus one Gaussian component per set of axes.
+
+    A marginal law that is not Gaussian is put on a Gaussian tensor of the correlations that give x its own.
+    """
     if x.value is not None:
         return torch.as_tensor(np.array(x.value))
+    if x.law is not None and x.var > 0:
+        z = draw(from_pairs(x.dims, 0.0, x.latent()), generator)
+        return torch.as_tensor(np.interp(z.numpy(), GRID.z, x.on_grid()))
     sizes = [n for dim in x.dims for n in dim]
     out = torch.zeros(sizes, dtype=torch.float64)
     for index in np.ndindex(*x.v.shape):

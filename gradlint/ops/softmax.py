@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from gradlint.moments import Moments, from_pairs, product, take
+from gradlint.moments.array import align
 from gradlint.ops.apart import Plan, unreduced
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -87,12 +88,11 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
     out = from_pairs(s.dims, 1 / length, np.stack([(1 - rows) / (length * (length - 1)), rows / length], -1))
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        both = g.whole(dim).permute(order) + Moments(s.dims, 0.0, np.zeros_like(s.v))
-        if both.v.shape != s.v.shape:
-            raise NotImplementedError("a gradient with finer axes than the scores")
-        k = both.pairs()
+        of_rows = from_pairs((*s.dims[:-1], ()), 0.0, rows)
+        both, of_rows = align(g.whole(dim).permute(order), of_rows)  # the gradient may have finer axes than the scores
+        k, shares = both.pairs(), of_rows.pairs()[..., 0]
         varying = k[..., 1] - k[..., 0]
-        energy = varying * np.where(np.indices(rows.shape).all(0) if rows.ndim else True, w, np.minimum(rows, w)) / length
+        energy = varying * np.where(np.indices(shares.shape).all(0) if shares.ndim else True, w, np.minimum(shares, w)) / length
         return {x: from_pairs(both.dims, 0.0, np.stack([-energy / (length - 1), energy], -1)).permute(inverse)}
 
     return Flow(out.permute(inverse), back)
