@@ -9,6 +9,7 @@ the user called. What lies inside gets its own moments too.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -145,8 +146,10 @@ class Grid:
         found = {}
         for n, slope in zip(nodes, slopes, strict=True):
             if slope is not None:
-                grad = self._times(arrived, _finite(slope.numpy()))
-                found[n] = grad if n is self._cone.root else replace(grad, profile=None)
+                slopes_at = _finite(slope.numpy())
+                grad, at_root = self._times(arrived, slopes_at), n is self._cone.root
+                radial = self._radial(tail, g, slopes_at) if at_root else None
+                found[n] = replace(grad, profile=grad.profile if at_root else None, radial=radial)
         return found
 
     def curve(self, node: fx.Node) -> tuple[Array, Array]:
@@ -156,6 +159,14 @@ class Grid:
             return _finite(values.detach().numpy()), np.zeros_like(GRID.z)
         (slope,) = torch.autograd.grad(values.sum(), self._leaf, retain_graph=True)
         return _finite(values.detach().numpy()), _finite(slope.numpy())
+
+    def _radial(self, tail: fx.Node, g: Moments, slope: Array) -> float | None:
+        """``Σ g φ'(x) x = Σ g φ(x) + Σ g (x φ'(x) − φ(x))`` per channel; the last term is zero for a ReLU."""
+        if g.radial is None or len(g.dims) < 2:
+            return None
+        rest = self._root.map(self._root.on_grid() * slope - _finite(self._values[tail].detach().numpy()))
+        others = [d for d in range(len(g.dims)) if d != 1]
+        return math.hypot(g.radial, product(replace(g, profile=None, radial=None), rest).sum(others).rms)
 
     def _at_root(self, tail: fx.Node, g: Moments) -> Moments:
         """The gradient at a member with its profile as a function of the root's grid."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gradlint.verify import compare, measure
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,7 +16,6 @@ import gradlint
 from gradlint.moments import GRID, Moments, along, behind_sum, carried, meet, product
 from gradlint.ops import Call, lookup
 from gradlint.trace import parse_input
-from gradlint.verify import compare, measure
 
 N = 400_000
 

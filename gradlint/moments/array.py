@@ -60,6 +60,8 @@ class Moments:
         parts: the laws of stretches of one axis that are not exchangeable with one another (``gradlint.moments.parts``).
         law: the marginal law of an entry where it is known not to be Gaussian.
         profile: of a gradient that is not independent of its tensor: how it depends on the tensor's value.
+        radial: of a gradient whose inner product with its tensor, channel by channel (axis 1), is known: the rms of that. It is
+            what the scale of the tensor feels; in front of a norm it is next to nothing.
     """
 
     dims: tuple[Atoms, ...]
@@ -70,6 +72,7 @@ class Moments:
     parts: Parts | None = None
     law: Marginal | None = None
     profile: Profile | None = None
+    radial: float | None = None
 
     @staticmethod
     def iid(shape: Sequence[int], mean: float = 0.0, var: float = 1.0) -> Moments:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -180,4 +181,10 @@ def pad(_: Call, input: Moments, pad: Sequence[int], mode: str = "constant", val
         here = Moments.of_array((source >= 0).astype(float))
         inside = product(inside, here.reshape([len(source) if a == d else 1 for a in range(len(x.dims))]))
     out = disjoint(x, inside.scale(-value).shift(value), inside) if value else x
-    return Flow(out, lambda g: tape.back({x: g}))
+    zeros = mode == "constant" and not value and min(pad) >= 0  # then nothing of Σ g·x is lost
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        grads = tape.back({x: g})
+        return {input: replace(grads[input], radial=g.radial)} if zeros and input in grads else grads
+
+    return Flow(out, back)

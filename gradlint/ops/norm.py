@@ -138,7 +138,10 @@ def _affine(flow: Flow, weight: Moments | None, bias: Moments | None, shape: Seq
         out = out + bias.reshape(shape)
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        grads = dict(flow.back(g if gamma is None else product(g, gamma)))
+        inner = g if gamma is None else product(g, gamma)
+        if bias is None or (bias.var == 0 and bias.mean == 0):  # then the output is γ·y: both feel the same
+            inner = replace(inner, radial=g.radial)
+        grads = dict(flow.back(inner))
         if weight is not None:
             grads[weight] = _times_value(g, y, out, weight, bias).sum(others, keepdim=True).reshape(weight.shape)
         if bias is not None:
@@ -151,6 +154,9 @@ def _affine(flow: Flow, weight: Moments | None, bias: Moments | None, shape: Seq
 def _times_value(g: Moments, y: Moments, out: Moments, weight: Moments, bias: Moments | None) -> Moments:
     """``g·y``: what the scale's gradient sums. An activation behind the norm makes g a function of y: ``G·φ'(u)·y(u)``."""
     constant = weight.var == 0 and weight.mean != 0 and (bias is None or bias.var == 0)
+    if g.radial is not None and constant and (bias is None or bias.mean == 0):
+        entries = math.prod(y.shape) / weight.shape[0]
+        return Moments.iid(y.shape, 0.0, (g.radial / weight.mean) ** 2 / entries)
     if g.profile is None or not constant:
         return product(g, y)
     values = (out.on_grid() - (0.0 if bias is None else bias.mean)) / weight.mean
@@ -183,12 +189,24 @@ def batch_norm(_: Call, input: Moments, running_mean: Any = None, running_var: A
     shape = tuple(n if d == 1 else 1 for d, n in enumerate(input.shape))
     others = [d for d in range(len(input.dims)) if d != 1]
     if training or running_var is None:
-        flow = normalise(input, others, eps)
+        flow = _scale_free(input, normalise(input, others, eps), others, eps)
     else:
         scale = 1 / math.sqrt(running_var.mean + eps)
         centre = -running_mean.mean if running_mean is not None else 0.0
         flow = Flow(input.shift(centre).scale(scale), lambda g: {input: g.scale(scale)})
     return _affine(flow, weight, bias, shape, others)
+
+
+def _scale_free(x: Moments, flow: Flow, others: Sequence[int], eps: float) -> Flow:
+    """Adds what the scale of the input feels: ``Σ g_x x = eps/(v + eps) Σ g_y y`` per channel, zero but for eps."""
+    variance = x.centre(others).q
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        felt = product(g, flow.out).sum(others).rms if g.radial is None else g.radial
+        share = eps / (variance + eps) if variance + eps > 0 else 0.0
+        return {y: replace(grad, radial=felt * share) for y, grad in flow.back(g).items()}
+
+    return Flow(flow.out, back)
 
 
 def _grouped(input: Moments, groups: int, weight: Moments | None, bias: Moments | None, eps: float) -> Flow:
