@@ -1,4 +1,4 @@
-"""Marginal laws and profiles of gradients, against Monte-Carlo: tensors that are not Gaussian, gradients that see their tensor."""
+"""Marginal laws and profiles of gradients against Monte-Carlo: tensors that are not Gaussian, gradients that see their tensor."""
 
 from __future__ import annotations
 
