@@ -27,7 +27,7 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 (Daniely, Frostig & Singer 2016, §4, arXiv:1602.05897); mean-field propagation (Poole et al. 2016, arXiv:1606.05340).
 """
 
-from gradlint.moments.array import Moments, Parts, from_pairs
+from gradlint.moments.array import Moments, Parts, align, from_pairs
 from gradlint.moments.cross import add_covariance, averaged, fitted, joint, of_joint, of_paired, own, paired, weighted
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, pairs_of, piece
@@ -49,6 +49,7 @@ __all__ = [
     "Selection",
     "Window",
     "add_covariance",
+    "align",
     "alike",
     "along",
     "averaged",

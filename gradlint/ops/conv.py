@@ -8,7 +8,8 @@ is what makes a position-constant component decay at padded borders.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -142,10 +143,24 @@ def _convolve(x: Moments, weight: Moments, bias: Moments | None, taps: list[_Tap
     return Flow(y, back)
 
 
+def _unbatched(function: Callable[..., Flow], call: Call, x: Moments, *args: Any) -> Flow:
+    """A single sample, without an axis for it."""
+    one = x.reshape((1, *x.shape))
+    flow = function(replace(call, shape=(1, *(call.shape or ()))), one, *args)
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        grads = dict(flow.back(g.reshape((1, *g.shape))))
+        return {x: grads.pop(one).reshape(x.shape), **grads}
+
+    return Flow(flow.out.reshape(flow.out.shape[1:]), back)
+
+
 def _ordinary(call: Call, x: Moments, weight: Moments, bias: Moments | None, n: int, stride: Any, padding: Any,
               dilation: Any, groups: int) -> Flow:  # fmt: skip
-    if len(x.dims) != n + 2 or call.shape is None:
-        raise NotImplementedError("an unbatched convolution")
+    if call.shape is None:
+        raise NotImplementedError("an output without a shape")
+    if len(x.dims) == n + 1:
+        return _unbatched(_ordinary, call, x, weight, bias, n, stride, padding, dilation, groups)
     kernel, stride, dilation = weight.shape[2:], _tuple(stride, n), _tuple(dilation, n)
     if isinstance(padding, str):
         padding = [d * (k - 1) // 2 if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
@@ -156,8 +171,10 @@ def _ordinary(call: Call, x: Moments, weight: Moments, bias: Moments | None, n: 
 
 def _transposed(call: Call, x: Moments, weight: Moments, bias: Moments | None, n: int, stride: Any, padding: Any,
                 groups: int, dilation: Any) -> Flow:  # fmt: skip
-    if len(x.dims) != n + 2 or call.shape is None:
-        raise NotImplementedError("an unbatched convolution")
+    if call.shape is None:
+        raise NotImplementedError("an output without a shape")
+    if len(x.dims) == n + 1:
+        return _unbatched(_transposed, call, x, weight, bias, n, stride, padding, groups, dilation)
     stride, padding, dilation = _tuple(stride, n), _tuple(padding, n), _tuple(dilation, n)
     taps = [_Taps(call.shape[2 + d], x.shape[2 + d], weight.shape[2 + d], stride[d], padding[d], dilation[d]) for d in range(n)]
     fans = (x.shape[1] / groups, weight.shape[1])
