@@ -150,7 +150,7 @@ def _chosen(mask: np.ndarray[Any, Any], inside: Any, outside: Any) -> Flow:
     )
 
 
-@transfer(torch.where, "where")
+@transfer(torch.where)
 def where(_: Call, condition: Moments, input: Any = None, other: Any = None) -> Flow:
     """A choice by a known mask; of the mask alone the places where it is true, which carry no moments."""
     if condition.value is None:
@@ -162,6 +162,12 @@ def where(_: Call, condition: Moments, input: Any = None, other: Any = None) -> 
     if isinstance(inside, Moments) and _is_number(outside) and outside <= MASKED:
         return Flow(_with_alive(inside, mask), lambda g: {inside: g})
     return _chosen(mask, inside, outside)
+
+
+@transfer("where")
+def where_method(call: Call, input: Any, condition: Moments, other: Any) -> Flow:
+    """``x.where(condition, other)``."""
+    return where(call, condition, input, other)
 
 
 @transfer(torch.masked_fill, "masked_fill")

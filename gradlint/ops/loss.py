@@ -122,7 +122,7 @@ def _of_entries(
     Args:
         difference: it is a function of the difference of its first two arguments.
         probability: its first argument lies within (0, 1).
-        positive: its second argument is.
+        positive: its other arguments are (the variances of a likelihood).
     """
     signature = inspect.signature(function)
     first, second = list(signature.parameters)[:2]
@@ -138,7 +138,7 @@ def _of_entries(
         if difference:
             value, slope, more = _entrywise(
                 lambda u, **columns: function(u, torch.zeros_like(u), **columns, **rest, reduction="none"),
-                _wide(x + y.scale(-1), list(others.values())), others,
+                _wide(x + y.scale(-1), list(others.values())), others, positive=positive,
             )  # fmt: skip
             return _reduced(value, {x: slope, y: slope.scale(-1), **_named(more, others)}, reduction, rows)
         others = {second: y, **others}
@@ -161,7 +161,7 @@ _of_entries(F.l1_loss, difference=True)
 _of_entries(F.mse_loss, difference=True)
 _of_entries(F.smooth_l1_loss, difference=True)
 _of_entries(F.huber_loss, difference=True)
-_of_entries(F.gaussian_nll_loss, difference=True)
+_of_entries(F.gaussian_nll_loss, difference=True, positive=True)
 _of_entries(F.margin_ranking_loss, difference=True)
 _of_entries(F.binary_cross_entropy_with_logits)
 _of_entries(F.binary_cross_entropy, probability=True)

@@ -109,6 +109,7 @@ CASES: list[Case] = [
     Case(torch.where, (causal, law(4, 3, 16, 16), 0.5)),
     Case(torch.where, (mask3, x34, law(32, mean=-1.0, along0=0.5))),
     Case(torch.where, (known(np.arange(6)[:, None] < 2), x34, law(8, 6, 32, mean=-1.0))),
+    Case("where", (x34, mask3, law(32, mean=-1.0, along0=0.5))),
     Case("masked_fill", (x34, mask3, 2.0)),
     Case(torch.masked_fill, (law(4, 16, 16, mean=0.2), causal, 0.0)),
     # shapes
