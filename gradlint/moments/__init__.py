@@ -32,7 +32,7 @@ from gradlint.moments.cross import add_covariance, averaged, fitted, joint, of_j
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, pairs_of, piece
 from gradlint.moments.products import disjoint, einsum, energy, product, total
-from gradlint.moments.profile import along, behind_sum, carried, meet, transported
+from gradlint.moments.profile import along, behind_sum, carried, linear_part, meet, transported
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.selection import Positions, Selection, Window
 from gradlint.moments.tables import MAX_ATOMS, Array, take
@@ -67,6 +67,7 @@ __all__ = [
     "from_pairs",
     "join",
     "joint",
+    "linear_part",
     "meet",
     "of_joint",
     "of_paired",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlint.moments import Array, Moments, from_pairs, take
+from gradlint.moments import Array, Moments, from_pairs, linear_part, take
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -116,17 +116,21 @@ def _convolve(x: Moments, weight: Moments, bias: Moments | None, taps: list[_Tap
         return grads
 
     def _weight_gradient(g: Moments) -> Moments:
-        a, b = _spatial(x), _spatial(g)
-        table = _bits(a) * _bits(b)
-        at = len(a.dims[0])
-        for axis in range(at):
-            n = a.sizes()[axis]
-            table = np.stack([n * take(table, axis, 1) + n * (n - 1) * take(table, axis, 0)] * 2, axis)
-        for _ in range(at):
-            table = take(table, 0, 0)
+        """Sum over pairs of samples and positions, and what a weight has in common with itself where g depends on y."""
+        pairs = _summed(_bits(_spatial(x)) * _bits(_spatial(g)))
+        for source, slope in linear_part(g, y):
+            table = _bits(_spatial(source))
+            alone = np.zeros_like(table)
+            alone.flat[-1] = table.flat[-1]
+            pairs += slope**2 * weight.q * x.q**2 * max(_summed(table) - _summed(alone), 0.0)
+        return Moments.iid(weight.shape, 0.0, pairs)
+
+    def _summed(table: Array) -> float:
+        for n in x.dims[0]:
+            table = n * take(table, 0, 1) + n * (n - 1) * take(table, 0, 0)
         for tap in taps:
             table = tap.weight_pairs(table, 0)
-        return Moments.iid(weight.shape, 0.0, float(table))
+        return float(table)
 
     def _bits(y: Moments) -> Array:
         """Pair table over (samples, spatial axes), the channel its own; axes of size 1 are spread to two rows."""
