@@ -30,7 +30,7 @@ from gradlint.moments.products import product
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import Array
 
-__all__ = ["Profile", "Term", "along", "behind_sum", "carried", "meet", "transported"]
+__all__ = ["Profile", "Term", "along", "behind_sum", "carried", "linear_part", "meet", "transported"]
 
 _TERMS = 3
 """Terms that are kept apart; the two most alike are merged first."""
@@ -109,13 +109,26 @@ def _weight(x: Moments, amplitude: Array, power: Array) -> Moments:
     return Moments(w.dims, w.mean, v)
 
 
-def along(g: Moments, x: Moments, factor: Array) -> Moments:
-    """A gradient at x times a function of x (``factor`` on the grid of x): behind a scalar map, its slope."""
+def along(g: Moments, x: Moments, factor: Array, power: Array | None = None) -> Moments:
+    """A gradient at x times a function of x (``factor`` on the grid of x): behind a scalar map, its slope.
+
+    Args:
+        power: the factor's mean square given x, where it also depends on other things; by default its square.
+    """
     if x.var <= 0.0:
         return g.scale(float(factor[len(factor) // 2]))
-    terms = [Term(t.source, t.amplitude * factor, t.power * factor**2) for t in _fewer(_terms(g), x)]
+    square = factor**2 if power is None else power
+    terms = [Term(t.source, t.amplitude * factor, t.power * square) for t in _fewer(_terms(g), x)]
     out = _table(terms, x)
     return replace(out, profile=Profile(lambda: terms))
+
+
+def linear_part(g: Moments, x: Moments) -> list[tuple[Moments, float]]:
+    """What of a gradient at x is proportional to x (about its mean): pairs (G, c) such that g contains ``Σ c·G·(x − m)``."""
+    if g.profile is None or x.var <= 0.0:
+        return []
+    deviation = np.sqrt(x.var)
+    return [(t.source, float(GRID.weights @ (t.amplitude * GRID.z)) / deviation) for t in g.profile.terms]
 
 
 def _table(terms: Sequence[Term], x: Moments) -> Moments:

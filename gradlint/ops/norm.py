@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from gradlint.moments import Array, Moments, along, carried, from_pairs, product, take
 from gradlint.ops.apart import channels, unreduced
+from gradlint.ops.primitives import Tape, multiply, reindex
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__ = ["normalise"]
@@ -245,3 +246,34 @@ def unit_norm(_: Call, input: Moments, p: float = 2.0, dim: Any = 1, eps: float 
     scale = 1 / math.sqrt(math.prod(input.shape[d] for d in dims))
     flow = normalise(input, dims, 0.0, centred=False)
     return Flow(flow.out.scale(scale), lambda g: flow.back(g.scale(scale)))
+
+
+@transfer(torch._weight_norm)
+def weight_norm(call: Call, v: Moments, g: Moments, dim: int = 0) -> Flow:
+    """``g·v/‖v‖`` over all axes but one (Salimans & Kingma 2016)."""
+    others = [d for d in range(len(v.dims)) if dim == -1 or d != dim]
+    unit = unit_norm(call, v, dim=others)
+    return _affine(unit, g, None, [1 if d in others else n for d, n in enumerate(v.shape)], others)
+
+
+@transfer(F.cosine_similarity)
+def cosine_similarity(call: Call, x1: Moments, x2: Moments, dim: int = 1, eps: float = 1e-8) -> Flow:
+    """The product of two directions."""
+    tape = Tape()
+    a, b = (tape(unit_norm(call, x, dim=dim)) for x in (x1, x2))
+    both = tape(multiply(a, b))
+    wide = [1 if d == dim % len(both.dims) else n for d, n in enumerate(both.shape)]
+    out = tape(reindex(both, lambda m: m.sum([dim]), lambda g: g.reshape(wide).expand(both.shape)))
+    return Flow(out, lambda g: tape.back({out: g}))
+
+
+_FAINT = 0.25
+
+
+@transfer(F.local_response_norm)
+def local_response_norm(_: Call, input: Moments, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Flow:
+    """``x / (k + α mean x²)^β`` over neighbouring channels (Krizhevsky et al. 2012); α is small, so the sum is a number."""
+    if alpha * input.q > _FAINT * (k + alpha * input.q):
+        raise NotImplementedError("a strong response norm")
+    scale = (k + alpha * input.q) ** -beta
+    return Flow(input.scale(scale), lambda g: {input: g.scale(scale)})

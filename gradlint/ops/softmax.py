@@ -131,20 +131,21 @@ def log_softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **
     dim = (-1 if dim is None else dim) % len(input.dims)
     x, n = input.whole(dim), input.shape[dim]
     v = within(x, dim)
-    participation, loss, _spread = log_partition(n, float(f"{v:.4g}"))
+    loss = log_partition(n, float(f"{v:.4g}"))[1]
     out = x.centre([dim]).shift(-loss)
 
+    weights = softmax_flow(input, dim).out.whole(dim)
+
     def back(g: Moments) -> dict[Moments, Moments]:
-        h = g.whole(dim) + Moments.zeros(g.shape)
+        h = g.whole(dim) + weights.scale(0)
+        p = weights + h.scale(0)
         if not h.dims[dim]:
             return {input: Moments.zeros(g.shape)}
         a = h.atoms(dim)[0]
-        table = h.pairs()
-        same, differ = take(table, a, 1), take(table, a, 0)
+        same, differ = (take(h.pairs(), a, i) for i in (1, 0))
         row = same + (n - 1) * differ  # one entry with the sum of its row
-        squares, crosses = participation / n, (1 - participation) / (n * (n - 1))
-        new_same = same - 2 / n * row + squares * n * row
-        new_differ = differ - 2 / n * row + crosses * n * row
+        alike, unlike = (take(p.pairs(), a, i) for i in (1, 0))
+        new_same, new_differ = same - 2 / n * row + alike * n * row, differ - 2 / n * row + unlike * n * row
         return {input: from_pairs(h.dims, 0.0, np.stack([new_differ, new_same], a))}
 
     return Flow(out, back)
