@@ -26,7 +26,7 @@ from gradlint.moments import Moments, add_covariance
 __all__ = ["Covariances", "Ledger"]
 
 _SUMS = {"add", "sub", "rsub"}
-_LIMIT = 40_000
+_LIMIT = 100_000
 _WINDOW = 8
 """Uses of one weight: when so many in a row have nothing in common with a later one, the earlier ones do not either."""
 

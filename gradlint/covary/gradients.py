@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import fx
 
 from gradlint.covary.ledger import Ledger
 from gradlint.covary.moves import Moves, gradient_moves
+from gradlint.covary.repeats import Stand
 from gradlint.covary.solver import Query, Rule, Table
 from gradlint.covary.twins import Pair, Returned, Tables, is_multilinear, sample_axis
 from gradlint.covary.values import SCALED, Values, member_of
@@ -43,6 +45,7 @@ class Gradients:
         self.ledger = ledger
         self.values = values
         self.arrived: dict[fx.Node, list[Sent]] = {}
+        self._by_slot: dict[tuple[fx.Node, int], Sent] = {}
         self._masks: dict[Any, int] = {}
         self._moves: dict[Any, Moves | None] = {}
         self._backs: dict[tuple[fx.Node, fx.Node], Returned | None] = {}
@@ -50,6 +53,8 @@ class Gradients:
     def send(self, item: Sent) -> None:
         """A gradient was sent."""
         self.arrived.setdefault(item.target, []).append(item)
+        if item.consumer is not None:
+            self._by_slot[item.consumer, item.slot] = item
         self._masks[item] = self._depends(item)
 
     def _depends(self, item: Sent) -> int:
@@ -79,6 +84,11 @@ class Gradients:
             self._masks[item] = mask
         return self._masks[item]
 
+    def plain(self, item: Any) -> Any:
+        """What has arrived at a node, if that is one gradient."""
+        arrived = self.arrived.get(item, ()) if isinstance(item, fx.Node) else ()
+        return arrived[0] if len(arrived) == 1 else item
+
     def position(self, item: Any) -> int:
         """Against the order of the graph."""
         if isinstance(item, Sent):
@@ -105,6 +115,22 @@ class Gradients:
                 found = gradient_moves(self.ledger, item.consumer, item.slot, item.target)
             self._moves[item] = found
         return self._moves[item]
+
+    def counterparts(self, first: Any, second: Any) -> Sequence[Stand[Any]]:
+        """In steps nearer the loss."""
+        nodes = [item.consumer if isinstance(item, Sent) else item for item in (first, second)]
+        if nodes[0] is None or nodes[1] is None:
+            return ()
+        found = []
+        for pair in self.ledger.repeats.counterparts(nodes[0], nodes[1], mirrored=True):
+            a, b = (
+                self._by_slot.get((node, item.slot)) if isinstance(item, Sent) else node
+                for node, item in ((pair.first, first), (pair.second, second))
+            )
+            if a is None or b is None:
+                return ()
+            found.append(Stand(a, b, pair.weight))
+        return found
 
     def twins(self, first: Any, second: Any) -> Rule | None:
         """What two calls of one function send back from one slot."""
