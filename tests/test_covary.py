@@ -289,6 +289,21 @@ def test_towers_with_equal_weights(sign: float) -> None:
     assert forward < 0.08
 
 
+def test_a_product_of_towers_with_equal_weights() -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower = nn.Sequential(fan_in(64, 96, 2**0.5), nn.Tanh(), fan_in(96, 96))
+            self.met, self.head = nn.Identity(), fan_in(96, 8)
+
+        def forward(self, common: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return self.head(self.met(self.tower(common + first) * self.tower(common + second)))
+
+    gradient, forward = errors(Product, "common:32,64", "first:32,64", "second:32,64")
+    assert gradient < 0.08
+    assert forward < 0.05
+
+
 class WithMean(nn.Module):
     def __init__(self, sign: float, dim: int, *, keepdim: bool = True) -> None:
         super().__init__()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import fx
 
 from gradlint.covary.ledger import Ledger
+from gradlint.covary.maps import folded
 from gradlint.covary.moves import Moves, gradient_moves
 from gradlint.covary.repeats import Stand
 from gradlint.covary.solver import Query, Rule, Table
 from gradlint.covary.twins import Pair, Returned, Tables, is_multilinear, sample_axis
 from gradlint.covary.values import SCALED, Values, member_of
-from gradlint.moments import Moments, own
+from gradlint.moments import Moments, joint, own, product
 from gradlint.moments.tables import differences, sum_subsets
 from gradlint.trace.graph import step
 
@@ -137,6 +138,8 @@ class Gradients:
         if not isinstance(first, Sent) or not isinstance(second, Sent) or first.consumer is None or second.consumer is None:
             return None
         u, v = first.consumer, second.consumer
+        if u is v and u in self.ledger.records and self.ledger.records[u].name == "mul":
+            return self._factors(u)
         if u is v or first.slot != second.slot:
             return None
         if self.ledger.root(u) is not None and self.ledger.root(v) is not None:
@@ -155,6 +158,16 @@ class Gradients:
                 part = table_map.back(index, table)
                 out = part if out is None else Moments(out.dims, 0.0, (out + part).v)
         return out
+
+    def _factors(self, node: fx.Node) -> Rule:
+        """What a product sends to its factors, ``g·b`` and ``g·a``: ``K_g·E[b_i a_j]``."""
+        record = self.ledger.records[node]
+        a, b = record.handles[:2]
+        sources = record.node(a), record.node(b)
+        g = self.ledger.grads.get(node)
+        if None in sources or not isinstance(g, Moments):
+            return None
+        return folded(product(replace(g, parts=None, profile=None), joint(a, b, (yield Query(self.values, *sources)))))
 
     def _curves(self, first: fx.Node, second: fx.Node) -> Rule:
         """``K_g·E[φ' ψ']``."""
