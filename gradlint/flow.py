@@ -61,7 +61,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         drawn = {name: p.drawn_with for name, p in self.traced.parameters.items() if p.law.std > 0}
-        self.covariances = Covariances(Ledger(drawn, self.values, self.grads, self.fixed, self.grids))
+        self.covariances = Covariances(Ledger(self.traced.graph, drawn, self.values, self.grads, self.grids))
         self.unknown = Unknown(self.traced)
 
     def forward(self) -> None:

@@ -21,12 +21,12 @@ from gradlint.covary.gradients import Gradients, Sent
 from gradlint.covary.ledger import Ledger
 from gradlint.covary.solver import Query, Solver
 from gradlint.covary.values import Values
-from gradlint.moments import Moments, add_covariance
+from gradlint.moments import Moments, add_covariance, multiply_covariance
 
 __all__ = ["Covariances", "Ledger"]
 
 _SUMS = {"add", "sub", "rsub"}
-_LIMIT = 40_000
+_LIMIT = 100_000
 _WINDOW = 8
 """Uses of one weight: when so many in a row have nothing in common with a later one, the earlier ones do not either."""
 
@@ -51,18 +51,23 @@ class Covariances:
         return [cut] if self._solver.exhausted else []
 
     def entered(self, node: fx.Node, value: Any) -> Any:
-        """The value of a node, with the covariance of its terms if it is a sum."""
+        """The value of a node, with the covariance of its terms if it is a sum, of its factors if it is a product."""
         self.ledger.enter(node)
         self._values.enter(node)
         record = self.ledger.records.get(node)
-        if record is None or record.name not in _SUMS or not isinstance(value, Moments):
+        if record is None or record.name not in (*_SUMS, "mul") or len(record.handles) < 2 or not isinstance(value, Moments):
             return value
-        moves = self._values.moves(node)
-        if moves is None or len(moves.terms) < 2:
+        a, b = record.handles[:2]
+        first, second = record.node(a), record.node(b)
+        if first is None or second is None:
             return value
-        (first, times), (second, times_too) = moves.terms
         table = self._solver.table(Query(self._values, first, second))
-        return value if table is None else add_covariance(value, times(times_too(table)), 2.0)
+        if table is None:
+            return value
+        if record.name == "mul":
+            return multiply_covariance(value, a, b, table)
+        sign = -1.0 if record.name != "add" else 1.0
+        return add_covariance(value, table, 2.0 * sign * float(record.kwargs.get("alpha", 1)))
 
     def sent(self, consumer: fx.Node | None, slot: int, target: fx.Node, grad: Moments) -> None:
         """A call sent a gradient to its input number ``slot``; None: the cotangent of the output."""

@@ -28,7 +28,18 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 """
 
 from gradlint.moments.array import Moments, Parts, align, from_pairs
-from gradlint.moments.cross import add_covariance, averaged, fitted, joint, of_joint, of_paired, own, paired, weighted
+from gradlint.moments.cross import (
+    add_covariance,
+    averaged,
+    fitted,
+    joint,
+    multiply_covariance,
+    of_joint,
+    of_paired,
+    own,
+    paired,
+    weighted,
+)
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, pairs_of, piece
 from gradlint.moments.products import disjoint, einsum, energy, product, total
@@ -69,6 +80,7 @@ __all__ = [
     "joint",
     "linear_part",
     "meet",
+    "multiply_covariance",
     "of_joint",
     "of_paired",
     "own",

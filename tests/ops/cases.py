@@ -46,12 +46,6 @@ def known(values: Any) -> Moments:
     return Moments.of_array(array)
 
 
-def cell(gates: int, inputs: int, hidden: int) -> tuple[Moments, ...]:
-    """Default weights of a recurrent cell: U(±1/√hidden)."""
-    rows, var = gates * hidden, 1 / (3 * hidden)
-    return law(rows, inputs, var=var), law(rows, hidden, var=var), law(rows, var=var), law(rows, var=var)
-
-
 x34 = law(8, 6, 32, mean=0.3, along0=0.2, along1=0.1, along2=0.15)
 image = law(4, 12, 8, 8, mean=0.4, along1=0.2, along01=0.3)
 bias = law(24, var=0.1)
@@ -186,10 +180,6 @@ CASES: list[Case] = [
          False, 0.0, law(48, 48, var=1 / 144), law(48, var=0.0)),
     ),
     # cells
-    Case(torch.rnn_tanh_cell, (law(32, 24), law(32, 40, var=0.3), *cell(1, 24, 40))),
-    Case(torch.rnn_relu_cell, (law(32, 24), law(32, 40, var=0.3), *cell(1, 24, 40))),
-    Case(torch.gru_cell, (law(32, 24), law(32, 40, var=0.3), *cell(3, 24, 40))),
-    Case(torch.lstm_cell, (law(32, 24), (law(32, 40, var=0.3), law(32, 40, var=0.2)), *cell(4, 24, 40))),
     # regularisers, embeddings, parametric activations
     Case(F.dropout, (x34, 0.3)),
     Case(F.dropout1d, (law(24, 40, mean=0.5), 0.3)),
