@@ -19,7 +19,7 @@ from torch import fx
 
 from gradlint.covary.gradients import Gradients, Sent
 from gradlint.covary.ledger import Ledger
-from gradlint.covary.solver import Query, Solver
+from gradlint.covary.solver import Query, Solver, Table
 from gradlint.covary.values import Values
 from gradlint.moments import Moments, add_covariance, multiply_covariance
 
@@ -43,12 +43,20 @@ class Covariances:
         self._values = Values(ledger)
         self._gradients = Gradients(ledger, self._values)
         self._solver = Solver(_LIMIT)
+        self._failed: dict[str, None] = {}
 
     @property
     def notes(self) -> list[str]:
         """What was left out."""
         cut = "more uses of equal weights than can be followed: the last ones are taken as independent"
-        return [cut] if self._solver.exhausted else []
+        return [*([cut] if self._solver.exhausted else []), *self._failed]
+
+    def _table(self, query: Query) -> Table:
+        try:
+            return self._solver.table(query)
+        except (ValueError, IndexError) as error:  # a rule that breaks must not hide the rest; it is reported
+            self._failed[f"what the terms of a sum have in common was not found ({type(error).__name__}: {error})"] = None
+            return None
 
     def entered(self, node: fx.Node, value: Any) -> Any:
         """The value of a node, with the covariance of its terms if it is a sum, of its factors if it is a product."""
@@ -61,7 +69,7 @@ class Covariances:
         first, second = record.node(a), record.node(b)
         if first is None or second is None:
             return value
-        table = self._solver.table(Query(self._values, first, second))
+        table = self._table(Query(self._values, first, second))
         if table is None:
             return value
         if record.name == "mul":
@@ -86,7 +94,7 @@ class Covariances:
         for i in range(1, len(arrived)):
             alone = 0
             for j in reversed(range(i)):
-                table = self._solver.table(Query(self._gradients, arrived[i], arrived[j]))
+                table = self._table(Query(self._gradients, arrived[i], arrived[j]))
                 if table is not None:
                     grad, alone = add_covariance(grad, table, 2.0), 0
                     continue

@@ -151,10 +151,11 @@ class Ledger:
             self.records[node] = Record(op, call, args, kwargs, inputs)
 
     def root(self, node: fx.Node) -> fx.Node | None:
-        """The root of the cone that a node is a member of."""
+        """The root of the cone that a node is a member of; None for functions of real values."""
         cone = self.cones.get(node)
-        known = cone is not None and cone.root in self.grids and self.values[cone.root].value is None
-        return cone.root if cone is not None and known else None
+        if cone is None or cone.root not in self.grids or self.values[cone.root].value is not None:
+            return None
+        return cone.root
 
     def curve(self, node: fx.Node) -> Curve:
         """A member of a cone as a function of its root."""

@@ -50,7 +50,7 @@ class Values:
 
     def _depends(self, node: fx.Node) -> int:
         facts = step(node)
-        if node.op == "get_attr":
+        if node.op == "get_attr":  # a parameter that is not constant, or something drawn in the forward
             draw = self.ledger.drawn.get(str(node.target))
             if draw is None:
                 return self.bit() if facts.law is not None else 0
