@@ -322,3 +322,23 @@ def test_independent_layers_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> N
     after = gradlint.analyze(build, (torch.randn(8, 32),))
     assert {n: p.grad_rms for n, p in before.parameters.items()} == {n: p.grad_rms for n, p in after.parameters.items()}
     assert [n.rms for n in before.nodes] == [n.rms for n in after.nodes]
+
+
+class Mixed(nn.Module):
+    """Two steps of a sequence mixed by shares whose values are known, as an RWKV block does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.linspace(0.0, 1.0, 64))
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = torch.cat([x[:, :1], x[:, :-1]], 1)
+        for layer in (self.first, self.second):
+            x = x + layer(x * self.share + before * (1 - self.share))
+        return x
+
+
+def test_functions_of_a_tensor_whose_values_are_known_are_no_curves() -> None:
+    analysis = gradlint.analyze(Mixed, ["4,6,64"])
+    assert not [note for note in analysis.flowed.notes if "independent" in note]

@@ -141,7 +141,9 @@ class Ledger:
     def root(self, node: fx.Node) -> fx.Node | None:
         """The root of the cone that a node is a member of."""
         cone = self.cones.get(node)
-        return cone.root if cone is not None and cone.root in self.grids else None
+        if cone is None or cone.root not in self.grids or self.values[cone.root].value is not None:
+            return None  # of a tensor whose values are known, functions are evaluated there and not on a grid
+        return cone.root
 
     def curve(self, node: fx.Node) -> Curve:
         """A member of a cone as a function of its root."""
