@@ -69,7 +69,7 @@ class _Run:
         self.covariances.ledger.found(self.cones, self.norms)
         for node in self.traced.graph.nodes:
             if node.op != "output":
-                self.values[node] = self.covariances.entered(node, self._pinned(node, self._known(node)))
+                self.values[node] = self._corrected(self.covariances.entered, node, self._pinned(node, self._known(node)))
 
     def _known(self, node: fx.Node) -> Any:
         """Moments of a node; None where they are unknown, be it for a formula that breaks: the rest is still judged."""
@@ -87,6 +87,14 @@ class _Run:
         """Nothing is known about an op."""
         self.how[node.name] = "opaque"
         self.unknown.reasons[node.name] = reason
+
+    def _corrected(self, by: Callable[[fx.Node, Any], Any], node: fx.Node, value: Any) -> Any:
+        """Moments with what their terms have in common, as far as that can be followed."""
+        try:
+            return by(node, value)
+        except Exception as error:  # noqa: BLE001  (as in _apply)
+            self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: terms taken as independent ({said(error)})")
+            return value
 
     def _pinned(self, node: fx.Node, value: Any) -> Any:
         """A number made of weights alone is what it was when traced: a spectral norm, a learned scale."""
@@ -106,38 +114,31 @@ class _Run:
             if facts.value is None:
                 return self.traced.parameters[str(node.target)].law.moments
             return None if "complex" in str(facts.dtype) else facts.constant()
+        self.how[node.name] = "known"
+        if facts.value is not None:
+            return facts.constant()
         source: Any = node.args[0] if node.args else None
-        if node.target is operator.getitem and isinstance(self.values.get(source), tuple) and facts.value is None:
-            self.how[node.name] = "known"
+        if node.target is operator.getitem and isinstance(self.values.get(source), tuple):
             index: Any = node.args[1]
             member = self.values[source][index]
             if member is None:
                 raise _Unknown("nothing is predicted for this member of a tuple")
             return member
-        if facts.value is not None:
-            self.how[node.name] = "known"
-            return facts.constant()
         if facts.shape is not None and not facts.floating:
             raise _Unknown("it returns complex numbers")
-        if any(self.values[n] is None for n in node.all_input_nodes):
-            return self._of_unknown(node, facts)
+        blank = [n for n in node.all_input_nodes if self.values[n] is None]
+        if blank and all(step(n).floating for n in blank):  # complex ones are sampled on the way; behind others all is unknown
+            self.how[node.name] = "opaque"
+            return None
         if node in self.norms:
             return self._norm_value(node, self.norms[node])
         if node in self.cones:
             return self._cone_value(node)
         return self._call(node, facts)
 
-    def _of_unknown(self, node: fx.Node, facts: Step) -> Any:
-        """An op that takes a tensor without moments: complex ones are sampled on the way, behind others all is unknown."""
-        if not any(self.values[n] is None and not step(n).floating for n in node.all_input_nodes):
-            self.how[node.name] = "opaque"
-            return None
-        return self._call(node, facts)
-
     def _norm_value(self, node: fx.Node, norm: Norm) -> Moments:
         x: Moments = replace(self.values[norm.root])
         flow = norm.flow(Call(step(node).shape), x)
-        self.how[node.name] = "known"
         self.flows[node] = (flow, {x: norm.root})
         out: Moments = flow.out
         return out
@@ -147,7 +148,6 @@ class _Run:
         root: Moments = self.values[cone.root]
         if cone.root not in self.grids:
             self.grids[cone.root] = grid_of(cone, root)
-        self.how[node.name] = "known"
         return self.grids[cone.root].moments(node)
 
     def _call(self, node: fx.Node, facts: Step) -> Any:
@@ -183,7 +183,6 @@ class _Run:
         if any(self.values[n] is None for n in node.all_input_nodes):
             return self._region(node, lambda n: self.values[n] is None, inputs, "it depends on a tensor without moments")
         if self._target(node) in IDENTITY and isinstance(args[0], Moments):
-            self.how[node.name] = "known"
             return Flow(args[0], lambda g: {args[0]: g})
         reason = "no transfer function"
         if op is not None:
@@ -197,7 +196,6 @@ class _Run:
                 reason = f"formula failed ({said(error)})"
                 self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: {reason}")
             else:
-                self.how[node.name] = "known"
                 if node.op == "call_module":
                     return flow
                 return or_sampled(flow, callable_of(node), args, kwargs, lambda why: self._sampled_back(node, why))
@@ -213,10 +211,8 @@ class _Run:
         inputs.clear()
         inputs.update({replace(self.values[leaf]): leaf for leaf in region.leaves})
         flow = self._sampled(node, region, list(inputs), {}, reason)
-        for n in region.members:
-            if self.how.get(n.name) == "opaque":
-                self.how[n.name] = "sampled"
-                self.unknown.reasons.pop(n.name, None)
+        self.how.update({n.name: "sampled" for n in region.members if self.how.get(n.name) == "opaque"})
+        self.unknown.sampled_with(node, region.members)
         return flow
 
     def _sampled(self, node: fx.Node, function: Any, args: Any, kwargs: Any, reason: str) -> Flow:
@@ -259,7 +255,7 @@ class _Run:
         for node in reversed(list(self.traced.graph.nodes)):
             g, lost = self.grads.get(node), node.name in self.unknown.nodes
             if g is not None:
-                g = self.grads[node] = self.covariances.met(node, g)
+                g = self.grads[node] = self._corrected(self.covariances.met, node, g)
                 if node.op == "get_attr":
                     self._send_parameter(str(node.target), g)
             if (g is None and not lost) or not step(node).grad or node.op in ("placeholder", "get_attr", "output"):

@@ -10,7 +10,6 @@ from torch import fx
 
 from gradlint.flowed import Flowed
 from gradlint.moments import energy
-from gradlint.ops import POINTWISE
 from gradlint.trace.graph import Traced, op_name, step
 
 __all__ = ["Cancelled", "cancelled", "unused"]
@@ -24,8 +23,8 @@ _BIAS = {  # place of the argument that is added
     **dict.fromkeys(("addmm", "baddbmm"), 0),
 }
 _MOVES = ("view", "reshape", "unsqueeze", "expand", "to", "getitem", "permute", "transpose", "float", "unflatten", "flatten")
-_ABSORBS = ("norm", "softmax", "attention", "cross_entropy")
-_FAR = 24
+_ABSORBS = ("batch_norm", "instance_norm", "softmax")
+_LINEAR = (*_MOVES, "add", "sub", "linear", "matmul", "bmm", "baddbmm", "einsum", "masked_fill", "mul", "div", "truediv")
 
 
 @dataclass(frozen=True)
@@ -107,21 +106,34 @@ def _energy(backward: Mapping[str, object], node: fx.Node) -> float:
 
 
 def _absorber(sums: list[fx.Node]) -> str:
-    """The nearest op behind that is invariant to a shift, where only linear ops lie between; else nothing."""
-    seen, waiting = set(sums), list(sums)
-    while waiting and len(seen) < _FAR:
-        for user in waiting.pop(0).users:
-            if any(word in op_name(user) for word in _ABSORBS):
-                return op_name(user)
-            if user not in seen and not _is_curved(user):
-                seen.add(user)
+    """The op that takes a shift out again on every way from ``sums``, where only ops lie before it that pass on a shift."""
+    seen, waiting, found = set(sums), list(sums), ""
+    while waiting:
+        node = waiting.pop(0)
+        for user in node.users:
+            if user in seen:
+                continue
+            seen.add(user)
+            if _absorbs(node, user):
+                found = op_name(user)
+            elif user.op != "output" and _passes_on(user):
                 waiting.append(user)
-    return ""
+            else:
+                return ""
+    return found
 
 
-def _is_curved(node: fx.Node) -> bool:
-    """A shift does not pass it as a shift."""
-    try:
-        return "max" in op_name(node) or node.target in POINTWISE
-    except TypeError:  # an unhashable target
-        return True
+def _absorbs(node: fx.Node, user: fx.Node) -> bool:
+    if "attention" in op_name(user):  # the keys
+        return (user.args[1] if len(user.args) > 1 else user.kwargs.get("key")) is node
+    return any(word in op_name(user) for word in _ABSORBS)
+
+
+def _passes_on(node: fx.Node) -> bool:
+    op = op_name(node)
+    if op in ("mul", "div", "truediv"):  # by a number: a factor that varies, such as a position's, makes it more than a shift
+        return sum(math.prod(step(n).shape or ()) > 1 for n in node.all_input_nodes) == 1
+    if op in ("conv1d", "conv2d", "conv3d"):  # without a border of zeros
+        padding = node.args[4] if len(node.args) > 4 else node.kwargs.get("padding", 0)
+        return not any(padding) if isinstance(padding, (tuple, list)) else isinstance(padding, int) and padding == 0
+    return op in _LINEAR

@@ -22,12 +22,21 @@ class Unknown:
         parameters: the same of parameters.
         reasons: name of an op that nothing is known about, forward or backward, to why. Ops that only take what it returns
             are not named.
+        inner: names of nodes that were sampled together with what is behind them: their own gradient was not looked at.
     """
 
     traced: Traced
     nodes: set[str] = field(default_factory=set)
     parameters: set[str] = field(default_factory=set)
     reasons: dict[str, str] = field(default_factory=dict)
+    inner: set[str] = field(default_factory=set)
+
+    def sampled_with(self, node: fx.Node, members: Iterable[fx.Node]) -> None:
+        """``members`` of a piece of the graph that ends in ``node`` were sampled as a whole."""
+        for member in members:
+            self.reasons.pop(member.name, None)
+            if member is not node and step(member).value is None:
+                self.inner.add(member.name)
 
     def behind(self, node: fx.Node) -> None:
         """The gradient of ``node``, or its way to the node's inputs, is unknown: so is all that it contributes to."""

@@ -382,3 +382,23 @@ def test_rules_are_for_transfer_functions_that_exist() -> None:
 
     known = {op.name for op in TABLE.values()}
     assert twins._MULTILINEAR | twins._SAMPLES_FIRST | moves.NORMS | moves._SAME - {"identity"} <= known
+
+
+class Mixed(nn.Module):
+    """Two steps of a sequence mixed by shares whose values are known, as an RWKV block does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.linspace(0.0, 1.0, 64))
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = torch.cat([x[:, :1], x[:, :-1]], 1)
+        for layer in (self.first, self.second):
+            x = x + layer(x * self.share + before * (1 - self.share))
+        return x
+
+
+def test_functions_of_a_tensor_whose_values_are_known_are_no_curves() -> None:
+    analysis = gradlint.analyze(Mixed, ["4,6,64"])
+    assert not [note for note in analysis.flowed.notes if "independent" in note]

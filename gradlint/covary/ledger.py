@@ -154,7 +154,7 @@ class Ledger:
         """The root of the cone that a node is a member of; None for functions of real values."""
         cone = self.cones.get(node)
         if cone is None or cone.root not in self.grids or self.values[cone.root].value is not None:
-            return None
+            return None  # of a tensor whose values are known, functions are evaluated there and not on a grid
         return cone.root
 
     def curve(self, node: fx.Node) -> Curve:
