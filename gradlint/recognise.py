@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from gradlint.moments import GRID, Array, Moments, Parts, along, cut, join, product
+from gradlint.moments import GRID, Array, Moments, Parts, along, carried, cut, join, product
 from gradlint.ops.registry import IDENTITY, POINTWISE
 from gradlint.trace.graph import step
 
@@ -202,7 +202,7 @@ class _GridByParts(Grid):
         guides = super().gradient(tail, g, wanted)
         cuts = cut(g, self._axis, self._sizes)
         found = [grid.gradient(tail, mine, wanted) for grid, mine in zip(self._grids, cuts, strict=True)]
-        return {node: join([f[node] for f in found], self._axis, guide) for node, guide in guides.items()}
+        return {n: carried(join([f[n] for f in found], self._axis, guide), guide) for n, guide in guides.items()}
 
 
 class _GridOfValues(Grid):

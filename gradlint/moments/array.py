@@ -185,7 +185,7 @@ class Moments:
         value = None if self.value is None else self.value.reshape(shape)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).reshape(shape)
         out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law)
-        return out._moved(self, lambda g: g.reshape(shape)).capped()
+        return _moved(out, self, lambda g: g.reshape(shape)).capped()
 
     def _parts_in(self, shape: Sequence[int]) -> Parts | None:
         """The parts in a view where their axis is still an axis."""
@@ -206,17 +206,13 @@ class Moments:
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).transpose(order)
         parts = self.parts and self.parts.each(lambda law: law.permute(order), order.index(self.parts.axis))
         out = Moments(tuple(self.dims[d] for d in order), self.mean, self.v.transpose(axes), value, alive, parts, self.law)
-        return out._moved(self, lambda g: g.permute(order))
+        return _moved(out, self, lambda g: g.permute(order))
 
     def transpose(self, first: int, second: int) -> Moments:
         """Two axes swapped."""
         order = list(range(len(self.dims)))
         order[first], order[second] = order[second], order[first]
         return self.permute(order)
-
-    def _moved(self, source: Moments, move: Callable[[Moments], Moments]) -> Moments:
-        """With the profile of ``source``, of which this is a reindexing."""
-        return self if source.profile is None else replace(self, profile=source.profile.reindexed(move))
 
     def expand(self, shape: Sequence[int]) -> Moments:
         """Broadcast to ``shape``: the new axes carry nothing."""
@@ -247,7 +243,7 @@ class Moments:
             v = v.sum(x.atoms(dim)[0])
         atoms: Atoms = (int(size),) if size > 1 else ()
         out = Moments((*x.dims[:dim], atoms, *x.dims[dim + 1 :]), x.mean, v, law=x.law)
-        return out._moved(self, lambda g: g.resize(dim, size))
+        return _moved(out, self, lambda g: g.resize(dim, size))
 
     def pad(self, dim: int, size: int) -> Moments:
         """Embed in an axis of ``size`` entries, zero elsewhere: the adjoint of :meth:`resize` as a slice."""
@@ -265,7 +261,7 @@ class Moments:
         both = small * (small - 1) / (size * (size - 1))
         table = np.stack([differ * both, same * (small / size)], at)
         out = from_pairs((*x.dims[:dim], (int(size),), *x.dims[dim + 1 :]), x.mean * small / size, table)
-        return out._moved(self, lambda g: g.pad(dim, size))  # noqa: SLF001  (a law of this class)
+        return _moved(out, self, lambda g: g.pad(dim, size))
 
     # ---- sum ----------------------------------------------------------------------------------------------------
 
@@ -375,6 +371,11 @@ class Moments:
                 have[i : i + 1] = [atoms[i], have[i] // atoms[i]]
             i += 1
         return replace(self, dims=(*self.dims[:dim], tuple(have), *self.dims[dim + 1 :]), v=v)
+
+
+def _moved(out: Moments, source: Moments, move: Callable[[Moments], Moments]) -> Moments:
+    """``out``, a reindexing of ``source``, with its profile."""
+    return out if source.profile is None else replace(out, profile=source.profile.reindexed(move))
 
 
 def align(x: Moments, y: Moments) -> tuple[Moments, Moments]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -76,9 +76,10 @@ class Marginal:
 
     @cached_property
     def _curve(self) -> tuple[Array, Array]:
-        r = np.sin(np.linspace(-0.5, 0.5, 801) * np.pi)
-        mean, table = GRID.dual(self.values, r)
-        curve = table - mean**2
+        r, powers = _powers()
+        squares = (GRID.basis @ self.values) ** 2
+        squares[0] = 0.0
+        curve = powers @ np.append(squares, max(self._scale[1] ** 2 - squares.sum(), 0.0))
         curve = np.maximum.accumulate(curve / curve[-1]) if curve[-1] > 0 else r
         return r, curve
 
@@ -128,6 +129,13 @@ class Marginal:
         return Marginal(lambda: _rearranged(*make()), depth=depth)
 
 
+@cache
+def _powers() -> tuple[Array, Array]:
+    """A grid of correlations, denser towards ±1, and their powers, the last that of the series' tail."""
+    r = np.sin(np.linspace(-0.5, 0.5, 801) * np.pi)
+    return r, r[:, None] ** np.append(np.arange(GRID.orders), GRID.tail_order)
+
+
 def _rearranged(values: Array, weights: Array) -> Array:
     """The quantile transport of weighted values: a non-decreasing function on ``GRID.z`` with the same law."""
     order = np.argsort(values, kind="stable")
@@ -136,16 +144,17 @@ def _rearranged(values: Array, weights: Array) -> Array:
     return np.asarray(np.interp(_levels(), middle / weights.sum(), values[order]))
 
 
+@cache
 def _levels() -> Array:
     return np.asarray(np.cumsum(GRID.weights) - GRID.weights / 2)
 
 
-_WIDTH = 8
+_WIDTH = 12
 _INNER = slice(480, 1920)  # |z| < 5.4; outside lie 7e-8
 
 
 def nodes(values: Array) -> Array:
-    """A function on ``GRID.z`` as its means over 180 slices of equal width in z; their weights are ``NODES``."""
+    """A function on ``GRID.z`` as its means over 120 slices of equal width in z; their weights are ``NODES``."""
     weighted = (values * GRID.weights)[_INNER].reshape(-1, _WIDTH).sum(1)
     return np.asarray(weighted / GRID.weights[_INNER].reshape(-1, _WIDTH).sum(1))
 

@@ -36,7 +36,7 @@ _TERMS = 3
 """Terms that are kept apart; the two most alike are merged first."""
 
 _CHAIN = 40
-"""Profiles that wait for one another before they are evaluated; bounds the recursion."""
+"""Steps after which a profile that no map has asked for is forgotten: that many sums have made it flat."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +63,12 @@ class Profile:
 
     Args:
         make: the terms.
-        depth: profiles that must be evaluated before.
+        depth: steps since terms were evaluated.
     """
 
     def __init__(self, make: Callable[[], Sequence[Term]], depth: int = 0) -> None:
         self._make = make
         self.depth = depth
-        if depth >= _CHAIN and self.terms:
-            self.depth = 0
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:
@@ -79,17 +77,23 @@ class Profile:
         del self._make
         return terms
 
-    def reindexed(self, move: Callable[[Moments], Moments]) -> Profile:
+    def reindexed(self, move: Callable[[Moments], Moments]) -> Profile | None:
         """Of a gradient whose entries were moved, its tensor's with them."""
-        return Profile(lambda: [replace(t, source=move(t.source)) for t in self.terms], self.depth + 1)
+        return _later(lambda: [replace(t, source=move(t.source)) for t in self.terms], self)
 
-    def scaled(self, factor: float) -> Profile:
+    def scaled(self, factor: float) -> Profile | None:
         """Of the gradient times a number."""
-        return Profile(lambda: [t.scaled(factor) for t in self.terms], self.depth + 1)
+        return _later(lambda: [t.scaled(factor) for t in self.terms], self)
 
-    def on(self, place: Callable[[Array], Array]) -> Profile:
+    def on(self, place: Callable[[Array], Array]) -> Profile | None:
         """On another grid: ``place`` moves a function of this one to it."""
-        return Profile(lambda: [Term(t.source, place(t.amplitude), place(t.power)) for t in self.terms], self.depth + 1)
+        return _later(lambda: [Term(t.source, place(t.amplitude), place(t.power)) for t in self.terms], self)
+
+
+def _later(make: Callable[[], Sequence[Term]], *needed: Profile | None) -> Profile | None:
+    """A profile made of others."""
+    depth = 1 + max((p.depth for p in needed if p is not None), default=0)
+    return Profile(make, depth) if depth < _CHAIN else None
 
 
 def _terms(g: Moments) -> tuple[Term, ...]:
@@ -145,7 +149,8 @@ def _merged(a: Term, b: Term, x: Moments) -> Term:
     ea, eb = a.energy, b.energy
     total = ea + eb
     if total <= 0.0:
-        return a
+        flat = np.ones_like(GRID.z)
+        return Term(_table([a, b], x), flat, flat)
     pa, pb = float(GRID.weights @ a.power) or 1.0, float(GRID.weights @ b.power) or 1.0
     power = (ea * a.power / pa + eb * b.power / pb) / total
     signed = ea * a.amplitude * np.abs(a.amplitude) / pa + eb * b.amplitude * np.abs(b.amplitude) / pb
@@ -171,11 +176,10 @@ def meet(waiting: Any, g: Any) -> Any:
         return g if waiting is None else waiting
     if isinstance(g, tuple):
         return tuple(meet(a, b) for a, b in zip(waiting, g, strict=True))
-    profiles = [m.profile for m in (waiting, g) if m.profile is not None]
     both = _with_parts(waiting, g)
-    if not profiles:
+    if waiting.profile is None and g.profile is None:
         return both
-    return replace(both, profile=Profile(lambda: _terms(waiting) + _terms(g), 1 + max(p.depth for p in profiles)))
+    return replace(both, profile=_later(lambda: _terms(waiting) + _terms(g), waiting.profile, g.profile))
 
 
 def _with_parts(x: Moments, y: Moments) -> Moments:
@@ -206,7 +210,7 @@ def carried(out: Moments, g: Moments) -> Moments:
         flat = np.ones_like(GRID.z)
         return [*(t.scaled(factor) for t in profile.terms), Term(rest, flat, flat)]
 
-    return replace(out, profile=Profile(terms, profile.depth + 1))
+    return replace(out, profile=_later(terms, profile))
 
 
 def transported(g: Moments, y: Moments, x: Moments, move: Callable[[Moments], Moments],
@@ -225,7 +229,7 @@ def transported(g: Moments, y: Moments, x: Moments, move: Callable[[Moments], Mo
     def terms() -> list[Term]:
         return [_placed(move(_table([t], y)), x, place(t.amplitude), place(t.power)) for t in _fewer(_terms(g), y)]
 
-    return replace(out, profile=Profile(terms, 1 + (0 if g.profile is None else g.profile.depth)))
+    return replace(out, profile=_later(terms, g.profile))
 
 
 def _placed(table: Moments, x: Moments, amplitude: Array, power: Array) -> Term:
@@ -238,9 +242,9 @@ def _placed(table: Moments, x: Moments, amplitude: Array, power: Array) -> Term:
 
 def behind_sum(g: Moments, x: Moments, y: Moments, total: Moments) -> tuple[Moments, Moments]:
     """The gradient of two independent terms of one shape from that of their sum: ``w(x) = E_y[w(x + y)]`` and vice versa."""
-    if g.profile is None or total.var <= 0.0:
-        bare = replace(g, profile=None)
-        return bare, bare
+    bare = replace(g, profile=None)
+    if g.profile is None or x.var <= 0.0 or y.var <= 0.0:  # a constant term shifts the other
+        return g if x.var > 0.0 else bare, g if y.var > 0.0 else bare
     sums = cache(lambda: np.add.outer(nodes(x.on_grid()), nodes(y.on_grid())))
 
     def given_x(f: Array) -> Array:
