@@ -311,7 +311,7 @@ class Moments:
         x, y = align(self, other)
         masks = [m.alive for m in (self, other) if m.alive is not None]
         alive = np.logical_and(masks[0], masks[-1]) if masks else None
-        law = Marginal.of_sum((self.law, self.var), (other.law, other.var))
+        law = Marginal.of_sum((self.law, self.mean, math.sqrt(self.var)), (other.law, other.mean, math.sqrt(other.var)))
         return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=alive, law=law)
 
     def fold(self, shape: Sequence[int]) -> Moments:

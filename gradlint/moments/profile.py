@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from gradlint.moments.array import Moments, align, from_pairs
-from gradlint.moments.marginal import NODES, nodes
+from gradlint.moments.marginal import NODES
 from gradlint.moments.parts import MAX_PARTS, boundaries, cut, join
 from gradlint.moments.products import product
 from gradlint.moments.quadrature import GRID
@@ -245,19 +245,17 @@ def behind_sum(g: Moments, x: Moments, y: Moments, total: Moments) -> tuple[Mome
     bare = replace(g, profile=None)
     if g.profile is None or x.var <= 0.0 or y.var <= 0.0:  # a constant term shifts the other
         return g if x.var > 0.0 else bare, g if y.var > 0.0 else bare
-    sums = cache(lambda: np.add.outer(nodes(x.on_grid()), nodes(y.on_grid())))
+    first, second = NODES
+    sums = cache(lambda: np.add.outer(first.means(x.on_grid()), second.means(y.on_grid())))
 
     def given_x(f: Array) -> Array:
-        return np.interp(GRID.z, _CENTRES, np.interp(sums(), total.on_grid(), f) @ NODES)
+        return np.interp(GRID.z, first.centres, np.interp(sums(), total.on_grid(), f) @ second.weights)
 
     def given_y(f: Array) -> Array:
-        return np.interp(GRID.z, _CENTRES, NODES @ np.interp(sums(), total.on_grid(), f))
+        return np.interp(GRID.z, second.centres, first.weights @ np.interp(sums(), total.on_grid(), f))
 
     return transported(g, total, x, _same, given_x), transported(g, total, y, _same, given_y)
 
 
 def _same(g: Moments) -> Moments:
     return g
-
-
-_CENTRES: Array = nodes(GRID.z)
