@@ -207,7 +207,8 @@ class Grid:
 
     def _times(self, g: Moments, slope: Array) -> Moments:
         if np.ptp(slope) <= 1e-12 * np.abs(slope).max():
-            return g.scale(float(slope[0]))
+            out = g.scale(float(slope[0]))
+            return out if slope[0] >= 0 else replace(out, profile=g.scale(-float(slope[0])).profile)  # on the root's grid already
         return along(g, self._root, slope)
 
     def _line(self, values: Array) -> tuple[float, float] | None:

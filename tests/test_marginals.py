@@ -1,4 +1,4 @@
-"""Marginal laws and profiles of gradients against Monte-Carlo: tensors that are not Gaussian, gradients that see their tensor."""
+"""Marginal laws and gradient profiles, against Monte-Carlo: tensors that are not Gaussian, gradients that see their tensor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gradlint.verify import compare, measure
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,6 +15,7 @@ import gradlint
 from gradlint.moments import GRID, Moments, along, behind_sum, carried, meet, product
 from gradlint.ops import Call, lookup
 from gradlint.trace import parse_input
+from gradlint.verification import compare, measure
 
 N = 400_000
 
@@ -178,22 +178,23 @@ def test_what_is_carried_keeps_its_new_moments():
 class Block(nn.Module):
     """Post-activation (He et al. 2015): the stream itself is rectified, so every mask sees it again."""
 
-    def __init__(self, width, activation, gamma):
+    def __init__(self, width, activation, gamma, keep):
         super().__init__()
+        self.keep = keep or nn.Identity()
         self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
         self.norm1, self.norm2 = nn.BatchNorm1d(width), nn.BatchNorm1d(width)
         self.activation = activation
         nn.init.constant_(self.norm2.weight, gamma)
 
     def forward(self, x):
-        return self.activation(x + self.norm2(self.second(self.activation(self.norm1(self.first(x))))))
+        return self.activation(self.keep(x) + self.norm2(self.second(self.activation(self.norm1(self.first(x))))))
 
 
 class Stack(nn.Module):
-    def __init__(self, activation=F.relu, gamma=1.0, width=192, depth=8):
+    def __init__(self, activation=F.relu, gamma=1.0, width=192, depth=8, keep=None):
         super().__init__()
         self.stem, self.norm = nn.Linear(width, width), nn.BatchNorm1d(width)
-        self.blocks = nn.Sequential(*[Block(width, activation, gamma) for _ in range(depth)])
+        self.blocks = nn.Sequential(*[Block(width, activation, gamma, keep) for _ in range(depth)])
         self.activation = activation
 
     def forward(self, x):
@@ -234,6 +235,8 @@ MODELS = {
     "small gamma": (lambda: Stack(gamma=0.1), "256,192"),
     "gelu": (lambda: Stack(F.gelu), "256,192"),
     "abs": (lambda: Stack(torch.abs, depth=4), "256,192"),
+    "negated": (lambda: Stack(depth=4, gamma=0.0, keep=lambda x: 1.0 - x), "256,192"),
+    "halved": (lambda: Stack(keep=lambda x: x * 0.5), "256,192"),
     "windows apart": (lambda: Pooled(2, 2), "8,3,12,12"),
     "windows that overlap": (lambda: Pooled(3, 2), "8,3,12,12"),
     "padded shortcut": (Shortcut, "8,3,10,10"),

@@ -28,7 +28,7 @@ _NEGLIGIBLE = 0.05
 """Share of the variance below which a term leaves a sum Gaussian: its skewness counts by 0.05^1.5, one part in a hundred."""
 
 _STEP = 1e-3
-"""Of the standard deviation: what the nodes of a sum may shift its mean by. A point mass at zero must not move."""
+"""Of the standard deviation: what the nodes of a sum may shift its mean by."""
 
 
 class Marginal:
@@ -66,11 +66,10 @@ class Marginal:
             return mean + std * GRID.z
         factor = std / own_std
         offset = mean - own_mean * factor
-        if abs(factor - 1.0) < 1e-9:
-            factor = 1.0
         if abs(offset) < _STEP * std:
             offset = 0.0
-        return np.asarray(self.values * factor + offset)
+        values = self.values * factor + offset
+        return np.asarray(np.where(np.abs(values) < 1e-9 * (abs(mean) + std), 0.0, values))
 
     def latent(self, rho: Array) -> Array:
         """Correlations of z that give x the correlations ``rho``: the inverse of ``ρ(r) = Σ_{k≥1} a_k² r^k / Σ_{k≥1} a_k²``."""
