@@ -128,7 +128,7 @@ def place(dims: Dims, finer: Dims) -> Index:
 
 @lru_cache(4096)
 def origin(dims: Dims, finer: Dims) -> Index:
-    """The pair over ``dims`` that each pair over a refinement of it is, as flat indices: an atom is shared if all its pieces are."""
+    """The pair over ``dims`` that each pair over a refinement of it is, as flat indices: an atom is shared if its pieces are."""
     bits = np.indices((2,) * sum(map(len, finer)), dtype=np.intp)
     index = np.zeros(bits.shape[1:], dtype=np.intp)
     for mine in _pieces(dims, finer):

@@ -17,12 +17,17 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+<<<<<<< HEAD
 from gradlint.moments import GRID, Array, Moments, along, behind_sum, product
 from gradlint.moments.marginal import NODES
 from gradlint.ops.places import positions
+=======
+from gradlint.moments import GRID, Array, Moments, product
+from gradlint.ops.partition import log_partition
+>>>>>>> w-fast
 from gradlint.ops.primitives import affine
 from gradlint.ops.registry import Call, Flow, transfer
-from gradlint.ops.softmax import log_partition, log_softmax, within
+from gradlint.ops.softmax import log_softmax, within
 
 __all__: list[str] = []
 
@@ -283,7 +288,7 @@ def cross_entropy(
     soft = target.shape == input.shape and (target.value is None or np.asarray(target.value).dtype.kind == "f")
     if size_average is not None or reduce is not None or (weight is not None and (label_smoothing or soft)):
         raise NotImplementedError("deprecated reductions, or weights of anything but plain labels")
-    participation, loss, spread = log_partition(classes, float(f"{within(input, at):.4g}"))
+    participation, loss, spread = log_partition(classes, within(input, at))
     share, counted, total, square = (1.0, rows, rows, 1.0) if soft else _counted(target, ignore_index, weight)
     keep, rest = 1 - label_smoothing, label_smoothing / classes
     concentration = keep**2 * (target.q * classes if soft else 1.0) + 2 * keep * rest + classes * rest**2
