@@ -17,14 +17,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-<<<<<<< HEAD
 from gradlint.moments import GRID, Array, Moments, along, behind_sum, product
 from gradlint.moments.marginal import NODES
-from gradlint.ops.places import positions
-=======
-from gradlint.moments import GRID, Array, Moments, product
 from gradlint.ops.partition import log_partition
->>>>>>> w-fast
+from gradlint.ops.places import positions
 from gradlint.ops.primitives import affine
 from gradlint.ops.registry import Call, Flow, transfer
 from gradlint.ops.softmax import log_softmax, within

@@ -102,11 +102,7 @@ def log_softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **
     dim = (-1 if dim is None else dim) % len(input.dims)
     x, n = input.whole(dim), input.shape[dim]
     v = within(x, dim)
-<<<<<<< HEAD
-    loss = log_partition(n, float(f"{v:.4g}"))[1]
-=======
-    _, loss, _ = log_partition(n, v)
->>>>>>> w-fast
+    loss = log_partition(n, v)[1]
     out = x.centre([dim]).shift(-loss)
 
     weights = softmax_flow(input, dim).out.whole(dim)
@@ -119,14 +115,8 @@ def log_softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **
         a = h.atoms(dim)[0]
         same, differ = (take(h.pairs(), a, i) for i in (1, 0))
         row = same + (n - 1) * differ  # one entry with the sum of its row
-<<<<<<< HEAD
         alike, unlike = (take(p.pairs(), a, i) for i in (1, 0))
         new_same, new_differ = same - 2 / n * row + alike * n * row, differ - 2 / n * row + unlike * n * row
-=======
-        squares, crosses = squared / n, (1 - squared) / (n * (n - 1))
-        new_same = same - 2 / n * row + squares * n * row
-        new_differ = differ - 2 / n * row + crosses * n * row
->>>>>>> w-fast
         return {input: from_pairs(h.dims, 0.0, np.stack([new_differ, new_same], a))}
 
     return Flow(out, back)
