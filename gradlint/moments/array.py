@@ -437,11 +437,6 @@ def _moved(out: Moments, source: Moments, move: Callable[[Moments], Moments]) ->
     return out if source.profile is None else replace(out, profile=source.profile.reindexed(move))
 
 
-def _moved(out: Moments, source: Moments, move: Callable[[Moments], Moments]) -> Moments:
-    """``out``, a reindexing of ``source``, with its profile."""
-    return out if source.profile is None else replace(out, profile=source.profile.reindexed(move))
-
-
 def align(x: Moments, y: Moments) -> tuple[Moments, Moments]:
     """Broadcast two laws against each other: the same dims and atoms afterwards."""
     if x.dims == y.dims:
