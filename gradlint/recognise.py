@@ -142,8 +142,10 @@ class Grid:
         def concrete(x: Any) -> Any:
             if not isinstance(x, fx.Node):
                 return x
-            value = step(x).value
-            return self._values[x] if x in self._values else value.reshape(-1)[0].double() if value is not None else x
+            if x in self._values or (value := step(x).value) is None:
+                return self._values.get(x, x)
+            number = value.reshape(-1)[0]
+            return number if number.dtype == torch.bool else number.double()
 
         args = fx.node.map_aggregate(node.args, concrete)
         kwargs = fx.node.map_aggregate(node.kwargs, concrete)
