@@ -59,7 +59,8 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
         floor = 1e-9 * abs(ga.pairs()).max() * inverse
         if table.flat[-1] < floor:  # what is left of exact cancellation is rounding
             table = np.zeros_like(table)
-        return {x: carried(from_pairs(both.dims, 0.0, table), g)}
+        apart = g.profile.reindexed(lambda m: m.centre(dims)) if centred and g.profile is not None else g.profile
+        return {x: carried(from_pairs(both.dims, 0.0, table), replace(g, profile=apart))}
 
     return Flow(y, back)
 
