@@ -28,8 +28,9 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 """
 
 from gradlint.moments.array import Moments, Parts, from_pairs
+from gradlint.moments.gram import EMPTY, MAX_GRAM, Grams, diagonal, divided, given_mean, levels, spread, standardised
 from gradlint.moments.marginal import Marginal
-from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, pairs_of, piece
+from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, pairs_of, piece, tied
 from gradlint.moments.products import disjoint, einsum, energy, product, total
 from gradlint.moments.profile import along, behind_sum, carried, meet, transported
 from gradlint.moments.quadrature import GRID
@@ -37,8 +38,17 @@ from gradlint.moments.selection import Positions, Selection, Window
 from gradlint.moments.tables import MAX_ATOMS, Array, take
 
 __all__ = [
+    "EMPTY",
+    "Grams",
+    "diagonal",
+    "divided",
+    "given_mean",
+    "levels",
+    "spread",
+    "standardised",
     "GRID",
     "MAX_ATOMS",
+    "MAX_GRAM",
     "MAX_PARTS",
     "Array",
     "Marginal",
@@ -66,6 +76,7 @@ __all__ = [
     "piece",
     "product",
     "take",
+    "tied",
     "total",
     "transported",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from gradlint.moments import gram
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import MAX_ATOMS, Array, Atoms, differences, merge, pair_averages, refine, split, sum_subsets, take
@@ -60,6 +61,7 @@ class Moments:
         parts: the laws of stretches of one axis that are not exchangeable with one another (``gradlint.moments.parts``).
         law: the marginal law of an entry where it is known not to be Gaussian.
         profile: of a gradient that is not independent of its tensor: how it depends on the tensor's value.
+        grams: the structure of atoms whose entries are not exchangeable (``gradlint.moments.gram``).
     """
 
     dims: tuple[Atoms, ...]
@@ -70,6 +72,7 @@ class Moments:
     parts: Parts | None = None
     law: Marginal | None = None
     profile: Profile | None = None
+    grams: gram.Grams = field(default_factory=dict)
 
     @staticmethod
     def iid(shape: Sequence[int], mean: float = 0.0, var: float = 1.0) -> Moments:
@@ -156,6 +159,7 @@ class Moments:
     def reshape(self, shape: Sequence[int]) -> Moments:
         """``view``/``reshape``/``flatten``/``unflatten``/``squeeze``/``unsqueeze`` to ``shape`` (no -1)."""
         queue, v = [n for dim in self.dims for n in dim], self.v
+        marks = [self.grams.get(a) for a in range(v.ndim)]
         dims: list[Atoms] = []
         at = 0
         for size in shape:
@@ -169,13 +173,14 @@ class Moments:
                     at += 1
                 elif queue[at] % need == 0 and size % math.prod(dim) == 0:
                     v = split(v, at)
-                    queue[at : at + 1] = [need, queue[at] // need]
+                    queue[at : at + 1], marks[at : at + 1] = [need, queue[at] // need], [None, None]
                 else:  # the boundary cuts through an atom: average over it and its neighbour first
                     if dim:
                         at -= 1
                         dim.pop()
                     if at + 1 >= len(queue):
                         raise ValueError(f"cannot reshape {self.shape} to {tuple(shape)}")
+                    marks[at : at + 2] = [gram.united(v, at, (queue[at], queue[at + 1]), (marks[at], marks[at + 1]))]
                     v = merge(v, at, queue[at], queue[at + 1])
                     queue[at : at + 2] = [queue[at] * queue[at + 1]]
             dims.append(tuple(dim))
@@ -183,7 +188,8 @@ class Moments:
             raise ValueError(f"cannot reshape {self.shape} to {tuple(shape)}")
         value = None if self.value is None else self.value.reshape(shape)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).reshape(shape)
-        out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law)
+        grams = {a: s for a, s in enumerate(marks) if s is not None}
+        out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law, grams=grams)
         return out._moved(self, lambda g: g.reshape(shape)).capped()
 
     def _parts_in(self, shape: Sequence[int]) -> Parts | None:
@@ -204,7 +210,8 @@ class Moments:
         value = None if self.value is None else self.value.transpose(order)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).transpose(order)
         parts = self.parts and self.parts.each(lambda law: law.permute(order), order.index(self.parts.axis))
-        out = Moments(tuple(self.dims[d] for d in order), self.mean, self.v.transpose(axes), value, alive, parts, self.law)
+        dims, grams = tuple(self.dims[d] for d in order), gram.relaid(self.grams, sorted(range(len(axes)), key=axes.__getitem__))
+        out = Moments(dims, self.mean, self.v.transpose(axes), value, alive, parts, self.law, grams=grams)
         return out._moved(self, lambda g: g.permute(order))
 
     def transpose(self, first: int, second: int) -> Moments:
@@ -222,10 +229,12 @@ class Moments:
         lead = len(shape) - len(self.dims)
         v = self.v
         dims: list[Atoms] = []
+        places: list[int | None] = []
         at = 0
         for size, dim in zip(shape, ((),) * lead + self.dims, strict=True):
             if not dim and size > 1:
                 v = np.stack([v, np.zeros_like(v)], at)
+            places += range(at, at + len(dim))
             dims.append(dim or ((int(size),) if size > 1 else ()))
             at += len(dims[-1])
         value = None if self.value is None else np.broadcast_to(self.value, shape)
@@ -233,7 +242,7 @@ class Moments:
         if self.parts is not None:
             at, axis = self.parts.axis + lead, self.parts.axis
             parts = self.parts.each(lambda law: law.expand((*shape[:at], law.shape[axis], *shape[at + 1 :])), at)
-        return Moments(tuple(dims), self.mean, v, value, parts=parts, law=self.law)
+        return Moments(tuple(dims), self.mean, v, value, parts=parts, law=self.law, grams=gram.relaid(self.grams, places))
 
     def resize(self, dim: int, size: int) -> Moments:
         """A slice (or a periodic repetition) of an axis: the same law on another number of entries."""
@@ -245,8 +254,17 @@ class Moments:
         if size <= 1 and x.dims[dim]:
             v = v.sum(x.atoms(dim)[0])
         atoms: Atoms = (int(size),) if size > 1 else ()
-        out = Moments((*x.dims[:dim], atoms, *x.dims[dim + 1 :]), x.mean, v, law=x.law)
+        grams = x._without(dim, keep=size > 1)
+        out = Moments((*x.dims[:dim], atoms, *x.dims[dim + 1 :]), x.mean, v, law=x.law, grams=grams)
         return out._moved(self, lambda g: g.resize(dim, size))
+
+    def _without(self, dim: int, *, keep: bool) -> gram.Grams:
+        """The structures of the other axes when an axis of at most one atom keeps it (without its structure) or loses it."""
+        if not self.grams:
+            return gram.EMPTY
+        at, gone = self.atoms(dim).start, set(self.atoms(dim))
+        step = (0 if gone else 1) if keep else -len(gone)
+        return gram.relaid(self.grams, [None if a in gone else a + step * (a >= at) for a in range(self.v.ndim)])
 
     def pad(self, dim: int, size: int) -> Moments:
         """Embed in an axis of ``size`` entries, zero elsewhere: the adjoint of :meth:`resize` as a slice."""
@@ -264,6 +282,7 @@ class Moments:
         both = small * (small - 1) / (size * (size - 1))
         table = np.stack([differ * both, same * (small / size)], at)
         out = from_pairs((*x.dims[:dim], (int(size),), *x.dims[dim + 1 :]), x.mean * small / size, table)
+        out = replace(out, grams=x._without(dim, keep=True))  # noqa: SLF001  (a law of this class)
         return out._moved(self, lambda g: g.pad(dim, size))  # noqa: SLF001  (a law of this class)
 
     # ---- sum ----------------------------------------------------------------------------------------------------
@@ -272,12 +291,14 @@ class Moments:
         """Sum over axes."""
         gone = {d % len(self.dims) for d in dims}
         v, mean = self.v, self.mean
+        left = [a for d in range(len(self.dims)) if d not in gone for a in self.atoms(d)]
         for d in sorted(gone, reverse=True):
             for a in reversed(self.atoms(d)):
                 n = self.sizes()[a]
                 v, mean = n * take(v, a, 1) + n * n * take(v, a, 0), mean * n
         out = tuple(() if d in gone else dim for d, dim in enumerate(self.dims) if keepdim or d not in gone)
-        return Moments(out, mean, v)
+        grams = gram.relaid(self.grams, [left.index(a) if a in left else None for a in range(self.v.ndim)])
+        return Moments(out, mean, v, grams=grams)
 
     def average(self, dims: Iterable[int], *, keepdim: bool = False) -> Moments:
         """Mean over axes."""
@@ -287,12 +308,14 @@ class Moments:
 
     def centre(self, dims: Iterable[int]) -> Moments:
         """Subtract the mean over axes: ``K − K̄``, K̄ the average of K over all pairs along them."""
-        v = self.v
+        v, grams = self.v, dict(self.grams)
         for d in {d % len(self.dims) for d in dims}:
             for a in self.atoms(d):
                 n = self.sizes()[a]
                 v = np.stack([take(v, a, 0) + take(v, a, 1) / n, np.zeros_like(take(v, a, 0))], a)
-        return Moments(self.dims, 0.0, self.v - v)
+                if a in grams:
+                    grams[a] = gram.centred(grams[a])
+        return Moments(self.dims, 0.0, self.v - v, grams=grams)
 
     # ---- linear combinations and products -----------------------------------------------------------------------
 
@@ -302,12 +325,12 @@ class Moments:
         parts = self.parts and self.parts.each(lambda law: law.scale(factor))
         law = self.law.flipped() if self.law is not None and factor < 0 else self.law
         profile = None if self.profile is None else self.profile.scaled(factor)
-        return Moments(self.dims, self.mean * factor, self.v * factor**2, value, self.alive, parts, law, profile)
+        return Moments(self.dims, self.mean * factor, self.v * factor**2, value, self.alive, parts, law, profile, self.grams)
 
     def shift(self, offset: float) -> Moments:
         """Plus a number."""
         value = None if self.value is None else np.asarray(self.value, dtype=np.float64) + offset
-        return Moments(self.dims, self.mean + offset, self.v, value, self.alive, law=self.law)
+        return Moments(self.dims, self.mean + offset, self.v, value, self.alive, law=self.law, grams=self.grams)
 
     def __add__(self, other: Moments) -> Moments:
         """Sum of two independent tensors, with broadcasting."""
@@ -315,7 +338,7 @@ class Moments:
         masks = [m.alive for m in (self, other) if m.alive is not None]
         alive = np.logical_and(masks[0], masks[-1]) if masks else None
         law = Marginal.of_sum((self.law, self.var), (other.law, other.var))
-        return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=alive, law=law)
+        return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=alive, law=law, grams=_of_sum(x, y))
 
     def fold(self, shape: Sequence[int]) -> Moments:
         """Sum down to ``shape``: the adjoint of broadcasting."""
@@ -332,7 +355,23 @@ class Moments:
         if self.var <= 0.0:
             return Moments(self.dims, float(values[len(values) // 2]), np.zeros_like(self.v))
         mean, table = GRID.dual(values, self.latent())
-        return replace(from_pairs(self.dims, mean, table), law=Marginal(lambda: values))
+        return replace(from_pairs(self.dims, mean, table), law=Marginal(lambda: values), grams=self._mapped(values))
+
+    def _mapped(self, values: Array) -> gram.Grams:
+        """The structures behind a scalar function: its dual at the correlation of every two entries, at both their scales."""
+        found = {}
+        for a, s in self.grams.items():
+            others = take(self.v, a, 0).sum() / self.var
+            rho = gram.spread(float(others), 1 - float(others), s, len(s))
+            scale = np.sqrt(np.maximum(np.diagonal(rho), 0.0))
+            both = np.outer(scale, scale)
+            rho = np.clip(np.divide(rho, both, out=np.zeros_like(rho), where=both > 0), -1.0, 1.0)
+            points = np.sin(np.linspace(-0.5, 0.5, 401) * np.pi)
+            curve = GRID.dual(values, points if self.law is None else self.law.latent(points))[1]
+            out = gram.standardised(np.interp(rho, points, curve) * both)
+            if out is not None:
+                found[a] = out
+        return found or gram.EMPTY
 
     def latent(self) -> Array:
         """Correlations of the Gaussian array that this one is a function of, as a table; the variance must not be zero."""
@@ -352,10 +391,15 @@ class Moments:
         """The same law with at most one atom on an axis."""
         dim %= len(self.dims)
         at, atoms, v = self.atoms(dim).start, list(self.dims[dim]), self.v
+        if len(atoms) < 2:
+            return self
+        marks = [self.grams.get(a) for a in range(v.ndim)]
         while len(atoms) > 1:
+            marks[at : at + 2] = [gram.united(v, at, (atoms[0], atoms[1]), (marks[at], marks[at + 1]))]
             v = merge(v, at, atoms[0], atoms[1])
             atoms[:2] = [atoms[0] * atoms[1]]
-        return replace(self, dims=(*self.dims[:dim], tuple(atoms), *self.dims[dim + 1 :]), v=v)
+        grams = {a: s for a, s in enumerate(marks) if s is not None}
+        return replace(self, dims=(*self.dims[:dim], tuple(atoms), *self.dims[dim + 1 :]), v=v, grams=grams)
 
     def capped(self) -> Moments:
         """At most :data:`MAX_ATOMS` atoms: the last crowded axis is averaged first."""
@@ -367,13 +411,14 @@ class Moments:
     def refined(self, dim: int, atoms: Atoms) -> Moments:
         """Split the atoms of an axis down to ``atoms`` (a refinement of them)."""
         v, at, i = self.v, self.atoms(dim).start, 0
-        have = list(self.dims[dim])
+        have, marks = list(self.dims[dim]), [self.grams.get(a) for a in range(v.ndim)]
         while i < len(atoms):
             if have[i] != atoms[i]:
                 v = split(v, at + i)
-                have[i : i + 1] = [atoms[i], have[i] // atoms[i]]
+                have[i : i + 1], marks[at + i : at + i + 1] = [atoms[i], have[i] // atoms[i]], [None, None]
             i += 1
-        return replace(self, dims=(*self.dims[:dim], tuple(have), *self.dims[dim + 1 :]), v=v)
+        grams = {a: s for a, s in enumerate(marks) if s is not None}
+        return replace(self, dims=(*self.dims[:dim], tuple(have), *self.dims[dim + 1 :]), v=v, grams=grams)
 
 
 def align(x: Moments, y: Moments) -> tuple[Moments, Moments]:
@@ -401,10 +446,22 @@ def _fill(x: Moments, y: Moments, d: int) -> Moments:
     """Give ``x`` the atoms of ``y`` on an axis where it has none; it is constant along them."""
     if x.dims[d] or not y.dims[d]:
         return x
-    at, v = sum(map(len, x.dims[:d])), x.v
-    for i in range(len(y.dims[d])):
+    at, v, more = sum(map(len, x.dims[:d])), x.v, len(y.dims[d])
+    for i in range(more):
         v = np.stack([v, np.zeros_like(v)], at + i)
-    return Moments((*x.dims[:d], y.dims[d], *x.dims[d + 1 :]), x.mean, v)
+    grams = gram.relaid(x.grams, [a + more * (a >= at) for a in range(x.v.ndim)])
+    return Moments((*x.dims[:d], y.dims[d], *x.dims[d + 1 :]), x.mean, v, grams=grams)
+
+
+def _of_sum(x: Moments, y: Moments) -> gram.Grams:
+    """The structures of a sum of independent tensors on the same atoms."""
+    found = {}
+    for a in sorted({*x.grams, *y.grams}):
+        n = x.sizes()[a]
+        out = gram.mixed([(float(take(m.v, a, 1).sum()), m.grams.get(a)) for m in (x, y)], n)
+        if out is not None:
+            found[a] = out
+    return found or gram.EMPTY
 
 
 def from_pairs(dims: tuple[Atoms, ...], mean: float, table: Array, value: npt.NDArray[np.generic] | None = None) -> Moments:

@@ -8,15 +8,16 @@ of entries in different stretches have laws of their own where something tells t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import accumulate, combinations, pairwise
 
 import numpy as np
 
+from gradlint.moments import gram
 from gradlint.moments.array import Moments, Parts, align, from_pairs
-from gradlint.moments.tables import sum_subsets, take
+from gradlint.moments.tables import Array, sum_subsets, take
 
 __all__ = [
     "MAX_PARTS",
@@ -31,6 +32,7 @@ __all__ = [
     "on_common_atoms",
     "pairs_of",
     "piece",
+    "tied",
 ]
 
 MAX_PARTS = 8
@@ -73,10 +75,23 @@ def concat(parts: Sequence[Moments], dim: int, guide: Moments | None = None, pai
     if common is not None and guide is not None:
         covariance = sum_subsets(align(common, reference)[0].v) / guide.var
         differ = differ + covariance * _across([math.sqrt(p.var) for p in parts], sizes)
+    grams = _mixture([align(body, reference)[0] for body in bodies], sizes) if any(p.grams for p in parts) else gram.EMPTY
     if n == 1:
-        return from_pairs(reference.dims, mean, same)
+        return replace(from_pairs(reference.dims, mean, same), grams=grams)
     at = sum(map(len, reference.dims[:dim]))
-    return from_pairs((*reference.dims[:dim], (n,), *reference.dims[dim + 1 :]), mean, np.stack([differ, same], at)).capped()
+    out = from_pairs((*reference.dims[:dim], (n,), *reference.dims[dim + 1 :]), mean, np.stack([differ, same], at))
+    return replace(out, grams=gram.relaid(grams, [a + (a >= at) for a in range(reference.v.ndim)])).capped()
+
+
+def _mixture(bodies: Sequence[Moments], sizes: Sequence[int]) -> gram.Grams:
+    """The structures along the other axes: the average of the parts'."""
+    found = {}
+    for a in sorted({a for body in bodies for a in body.grams}):
+        terms = [(size * float(take(body.v, a, 1).sum()), body.grams.get(a)) for body, size in zip(bodies, sizes, strict=True)]
+        s = gram.mixed(terms, bodies[0].sizes()[a])
+        if s is not None:
+            found[a] = s
+    return found
 
 
 def _across(values: Sequence[float], sizes: Sequence[int]) -> float:
@@ -112,6 +127,11 @@ def join(laws: Sequence[Moments], axis: int, guide: Moments | None = None, pairs
     axis %= len(laws[0].dims)
     if len(laws) == 1:
         return laws[0]
+    out = _join(laws, axis, guide, pairs)
+    return replace(out, grams=guide.grams) if guide is not None and guide.dims == out.dims else out
+
+
+def _join(laws: Sequence[Moments], axis: int, guide: Moments | None, pairs: Sequence[Moments] | None) -> Moments:
     if len(laws) > MAX_PARTS:
         whole = concat(laws, axis, guide, pairs)
         laws = [concat(laws[a:b], axis, whole) for a, b in pairwise(_merged([law.q for law in laws]))]
@@ -198,14 +218,57 @@ def piece(x: Moments, axis: int, start: int, stop: int) -> Moments:
     if x.shape[axis] == stop - start:
         return x
     if x.parts is None or x.parts.axis != axis:
-        return x.resize(axis, stop - start)
+        return _within(x, axis, start, stop)
     laws, at = [], 0
     for law, size in zip(x.parts.laws, x.parts.sizes, strict=True):
         overlap = min(stop, at + size) - max(start, at)
         if overlap > 0:
             laws.append(law if overlap == size else law.resize(axis, overlap))
         at += size
-    return join(laws, axis, x)
+    return _structured(join(laws, axis, x), axis, x, lambda s: s[start:stop, start:stop])
+
+
+def _within(x: Moments, axis: int, start: int, stop: int) -> Moments:
+    """A stretch of an axis without parts: its entries have more or less in common than all of them where they have a structure."""
+    out = x.resize(axis, stop - start)
+    s = x.grams.get(x.atoms(axis).start) if len(x.dims[axis]) == 1 else None
+    if s is None:
+        return out
+    block = s[start:stop, start:stop]
+    at, n = x.atoms(axis).start, stop - start
+    table = x.pairs()
+    differ, same = take(table, at, 0), take(table, at, 1)
+    diagonal = float(np.trace(block)) / n
+    alike = differ + (same - differ) * diagonal
+    if n == 1:
+        return replace(from_pairs(out.dims, x.mean, alike), grams=out.grams, law=out.law)
+    off = (float(block.sum()) - n * diagonal) / (n * (n - 1))
+    out = replace(out, v=from_pairs(out.dims, x.mean, np.stack([differ + (same - differ) * off, alike], at)).v)
+    return _structured(out, axis, x, lambda _: block)
+
+
+def _structured(out: Moments, axis: int, x: Moments, change: Callable[[Array], Array]) -> Moments:
+    """With the structure that x has along an axis, changed."""
+    axis %= len(x.dims)
+    if len(x.dims[axis]) != 1 or len(out.dims[axis]) != 1 or (s := x.grams.get(x.atoms(axis).start)) is None:
+        return out
+    block, at = gram.standardised(change(s)), out.atoms(axis).start
+    grams = {a: s for a, s in out.grams.items() if a != at}
+    return replace(out, grams=grams if block is None else {**grams, at: block})
+
+
+def tied(out: Moments, guide: Moments, axis: int) -> Moments:
+    """With the correlation along an axis that the pooled gradient ``guide`` has, where its entries cancel one another."""
+    x, y = out.whole(axis), guide.whole(axis)
+    if not x.dims[axis] or not y.dims[axis] or gram.levels(y.pairs(), y.atoms(axis).start)[0] >= 0 or y.q <= 0:
+        return out
+    x, y = align(x, y)
+    at = x.atoms(axis).start
+    kept, table = take(x.pairs(), at, 1), y.pairs()
+    same = take(table, at, 1)
+    ratio = np.divide(take(table, at, 0), same, out=np.zeros_like(same), where=same > 0)
+    law = from_pairs(x.dims, x.mean, np.stack([kept * ratio, kept], at))
+    return replace(out, dims=law.dims, v=law.v, mean=law.mean, grams=y.grams)
 
 
 def cut(x: Moments, axis: int, sizes: Sequence[int]) -> list[Moments]:
@@ -224,4 +287,9 @@ def embed(x: Moments, axis: int, start: int, size: int) -> Moments:
     def nothing(n: int) -> list[Moments]:
         return [Moments.zeros((*x.shape[:axis], n, *x.shape[axis + 1 :]))] if n else []
 
-    return join([*nothing(start), x, *nothing(size - start - small)], axis, x)
+    out = join([*nothing(start), x, *nothing(size - start - small)], axis, x)
+    at = x.atoms(axis).start
+    if len(x.dims[axis]) != 1 or len(out.dims[axis]) != 1 or at not in x.grams:
+        return out
+    placed = gram.at_places(x.grams[at], gram.levels(x.pairs(), at), start, size)
+    return out if placed is None else replace(out, grams={**out.grams, out.atoms(axis).start: placed})

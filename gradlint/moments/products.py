@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from gradlint.moments import gram
 from gradlint.moments.array import Moments, align, from_pairs
-from gradlint.moments.tables import Atoms, refine
+from gradlint.moments.tables import Array, Atoms, refine
 
 __all__ = ["disjoint", "einsum", "energy", "product", "total"]
 
@@ -20,12 +21,33 @@ def product(*factors: Moments) -> Moments:
     out = factors[0]
     for factor in factors[1:]:
         x, y = align(out, factor)
-        before, out = out, from_pairs(x.dims, x.mean * y.mean, x.pairs() * y.pairs())
+        before, out = out, _product(x, y)
         for one, other in ((before, factor), (factor, before)):
             if (one.law is not None or one.profile is not None) and not other.v.any() and one.shape == out.shape:
                 scaled = one.scale(other.mean)
                 out = replace(out, law=scaled.law, profile=scaled.profile)
     return out
+
+
+def _product(x: Moments, y: Moments) -> Moments:
+    """On the same atoms."""
+    a, b = x.pairs(), y.pairs()
+    if not x.grams and not y.grams:
+        return from_pairs(x.dims, x.mean * y.mean, a * b)
+    met = {i: gram.meeting(s, y.grams[i]) for i, s in x.grams.items() if i in y.grams}
+    out = from_pairs(x.dims, x.mean * y.mean, gram.paired(a, b, met))
+    return replace(out, grams=_joint((a, x.grams), (b, y.grams), x.sizes()))
+
+
+def _joint(x: tuple[Array, gram.Grams], y: tuple[Array, gram.Grams], sizes: Sequence[int]) -> gram.Grams:
+    """The structures of a product, from tables of its factors (of length 1 along atoms that one does not have)."""
+    found = {}
+    for a in sorted({*x[1], *y[1]}):
+        sides = [(*gram.levels(table, a), grams.get(a)) if table.shape[a] > 1 else (1.0, 0.0, None) for table, grams in (x, y)]
+        s = gram.joint(sides[0], sides[1], sizes[a])
+        if s is not None:
+            found[a] = s
+    return found
 
 
 def disjoint(x: Moments, y: Moments, mask: Moments) -> Moments:
@@ -82,14 +104,20 @@ def einsum(inputs: Sequence[str], output: str, *operands: Moments) -> Moments:
         common[letter] = atoms
     order = [*output, *(x for x in letters if x not in output)]
     slots = [(letter, n) for letter in order for n in common[letter]]
-    table, mean = np.ones((1,) * len(slots)), 1.0
+    table, mean, grams = np.ones((1,) * len(slots)), 1.0, gram.EMPTY
+    sizes = [n for _, n in slots]
     for x, labels in zip(ops, inputs, strict=True):
         arranged = x.permute([labels.index(letter) for letter in order if letter in labels])
         present = {letter for letter in labels if x.dims[labels.index(letter)]}
-        table = table * arranged.pairs().reshape([2 if letter in present else 1 for letter, _ in slots])
+        mine = arranged.pairs().reshape([2 if letter in present else 1 for letter, _ in slots])
+        own = gram.relaid(arranged.grams, [i for i, (letter, _) in enumerate(slots) if letter in present])
+        met = {i: gram.meeting(s, own[i]) for i, s in grams.items() if i in own}
+        grams = _joint((table, grams), (mine, own), sizes) if grams or own else gram.EMPTY
+        table = gram.paired(table, mine, met)
         mean *= x.mean
     table = np.broadcast_to(table, (2,) * len(slots))
     keep = sum(len(common[letter]) for letter in output)
     for _, n in reversed(slots[keep:]):
         table, mean = n * table[..., 1] + n * (n - 1) * table[..., 0], mean * n
-    return from_pairs(tuple(common[letter] for letter in output), mean, table).capped()
+    out = from_pairs(tuple(common[letter] for letter in output), mean, table)
+    return replace(out, grams={i: s for i, s in grams.items() if i < keep}).capped()

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradlint.moments import Moments, cut, einsum, embed, join, meet, piece
-from gradlint.ops.apart import MAX_PAIRED, across
+from gradlint.moments import Moments, cut, einsum, embed, join, levels, meet, piece, tied
+from gradlint.ops.apart import MAX_PAIRED, Shared
 from gradlint.ops.primitives import Tape, contract, multiply, plus, reindex
 from gradlint.ops.registry import Flow
-from gradlint.ops.sight import Scores, averages
+from gradlint.ops.sight import Rows, Scores, averages
 from gradlint.ops.softmax import softmax_flow
 
 __all__ = ["attend"]
@@ -56,7 +56,7 @@ def attend(
     the stretch of keys and values that it sees.
     """
     given = _attend(q, k, v, scale, alive, bias, p, width)
-    whole, weights = given.flow, given.weights
+    whole, weights = _structured(given, v, alive, p), given.weights
     runs = _stretches(alive, (q.shape[-2], k.shape[-2]))
     if len(runs) == 1:
         return whole, weights
@@ -66,19 +66,44 @@ def attend(
     laws, pairs = averages(v, mask, runs, [run.attended.scores for run in found], p)
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        guides = whole.back(g)
+        shared = Shared(whole, g, axis, sizes)
+        guides = shared.guides
         each = [run.attended.flow.back(own) for run, own in zip(found, cut(g, axis, sizes), strict=True)]
         runs_grads = list(zip(found, each, strict=True))
         grads = {q: join([grads[run.queries] for run, grads in runs_grads], axis, guides[q])}
         for x, of_keys in ((k, True), (v, False)):
             heard = [grads[run.keys if of_keys else run.values] for run, grads in runs_grads]
             placed = [embed(own, axis, run.first, x.shape[axis]) for own, run in zip(heard, found, strict=True)]
-            grads[x] = across(reduce(meet, placed), guides[x], whole, g, x, axis, sizes)
+            out = shared.gradient(x, reduce(meet, placed))
+            grads[x] = tied(replace(out, grams=guides[x].grams if out.dims == guides[x].dims else {}), guides[x], axis)
         if bias is not None:
             grads[bias] = guides[bias]
         return grads
 
     return Flow(join(laws, axis, whole.out, pairs), back), weights
+
+
+def _structured(given: _Attended, v: Moments, alive: Mask | None, p: float) -> Flow:
+    """With the structure that a mask gives to the outputs, and to the gradients of the values."""
+    flow, axis = given.flow, len(v.dims) - 2
+    out = flow.out
+    if alive is None or len(v.dims[axis]) != 1 or len(out.dims[axis]) != 1:
+        return flow
+    rows = Rows(alive.reshape(-1, *alive.shape[-2:])[0], given.scores, p)
+    if rows.weights.shape != (out.shape[axis], v.shape[axis]):
+        return flow
+    at, of_v = out.atoms(axis).start, v.atoms(axis).start
+    s = rows.averages(levels(v.pairs(), of_v)[1], v.grams.get(of_v))
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        grads = dict(flow.back(g))
+        g, at = g.whole(axis), g.whole(axis).atoms(axis).start
+        s = rows.shares(*levels(g.pairs(), at), g.grams.get(at))
+        if len(grads[v].dims[axis]) == 1 and s is not None:
+            grads[v] = replace(grads[v], grams={**grads[v].grams, grads[v].atoms(axis).start: s})
+        return grads
+
+    return Flow(out if s is None else replace(out, grams={**out.grams, at: s}), back)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments, along, carried, from_pairs, product, take
+from gradlint.moments import Array, Moments, along, carried, divided, from_pairs, levels, product, take
 from gradlint.ops.apart import channels, unreduced
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -47,7 +47,9 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
     if n < 2 and centred:
         return Flow(Moments.zeros(x.shape), lambda _: {x: Moments.zeros(x.shape)})
     kept, inverse = _divided(x, dims, eps, centred=centred)
+    scales = _scales(c, dims, eps)
     y = replace(_with_components(c.scale(1 / math.sqrt(variance)), dims, kept), law=x.law)
+    y = replace(y, grams=divided(c.grams, c.pairs(), scales))
 
     def back(g: Moments) -> dict[Moments, Moments]:
         g0 = g.centre(dims) if centred else g
@@ -58,9 +60,23 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
         floor = 1e-9 * abs(ga.pairs()).max() * inverse
         if table.flat[-1] < floor:  # what is left of exact cancellation is rounding
             table = np.zeros_like(table)
-        return {x: carried(from_pairs(both.dims, 0.0, table), g)}
+        out = from_pairs(both.dims, 0.0, table)
+        if both.dims == g0.dims:
+            out = replace(out, grams=divided(g0.grams, g0.pairs(), scales if c.dims == g0.dims else {}))
+        return {x: carried(out, g)}
 
     return Flow(y, back)
+
+
+def _scales(c: Moments, dims: Sequence[int], eps: float) -> dict[int, Array]:
+    """The norms of entries that a structure tells apart, along the atoms that are not normalised."""
+    inside = {a for d in dims for a in c.atoms(d)}
+    found = {}
+    for a, s in c.grams.items():
+        if a not in inside:
+            differ, varying = levels(c.pairs(), a)
+            found[a] = np.sqrt(np.maximum(differ + varying * np.diagonal(s), 0.0) + eps + 1e-300)
+    return found
 
 
 def _with_components(y: Moments, dims: Sequence[int], kept: Array) -> Moments:
@@ -71,7 +87,7 @@ def _with_components(y: Moments, dims: Sequence[int], kept: Array) -> Moments:
     kept[(0,) * kept.ndim] -= y.mean**2
     v = y.v.copy()
     v[tuple(1 if a in outside else slice(None) for a in range(v.ndim))] += kept - y.v.sum(outside)
-    return Moments(y.dims, y.mean, v)
+    return replace(y, v=v)
 
 
 def _divided(x: Moments, dims: Sequence[int], eps: float, *, centred: bool) -> tuple[Array, float]:

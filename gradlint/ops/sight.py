@@ -16,11 +16,11 @@ from itertools import accumulate, combinations, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from gradlint.moments import Array, Moments, couple, from_pairs, pairs_of
+from gradlint.moments import MAX_GRAM, Array, Moments, couple, from_pairs, given_mean, pairs_of, spread, standardised
 from gradlint.moments.parts import constant_along, on_common_atoms
 from gradlint.ops.softmax import participation
 
-__all__ = ["Scores", "averages"]
+__all__ = ["Rows", "Scores", "averages"]
 
 
 @dataclass(frozen=True)
@@ -159,3 +159,43 @@ class _Tables:
         at = sum(map(len, self._dims[: self._axis]))
         dims = (*self._dims[: self._axis], (size,), *self._dims[self._axis + 1 :])
         return from_pairs(dims, self._mean, np.stack([differ, same], at))
+
+
+class Rows:
+    """Every row of a mask with its own mean weights: the structures of what it averages, and of what it hands back.
+
+    Args:
+        mask: shape (rows, keys).
+        scores: of all rows.
+        dropout: probability that a weight is dropped.
+    """
+
+    def __init__(self, mask: npt.NDArray[np.bool_], scores: Scores, dropout: float) -> None:
+        live = mask.astype(np.float64)
+        self._counts = np.maximum(live.sum(1), 1)
+        self.weights = live / self._counts[:, None]
+        self._ipr = np.array([participation(int(n), float(f"{scores.variance:.4g}"))[0] for n in self._counts])
+        self._scores, self._kept = scores, 1 / (1 - dropout) if dropout < 1 else 0.0
+
+    def averages(self, varying: float, s: Array | None) -> Array | None:
+        """The structure of the rows' outputs, from the varying part of the values and their structure."""
+        if max(self.weights.shape) > MAX_GRAM:
+            return None
+        uneven = self._ipr * self._counts
+        beside = np.minimum(math.exp(min(self._scores.between, 50.0)), np.minimum.outer(uneven, uneven))
+        np.fill_diagonal(beside, uneven * self._kept)
+        once = self.weights @ self.weights.T * beside
+        of_v = np.eye(self.weights.shape[1]) if s is None else s
+        return standardised(varying * given_mean(self.weights, of_v, once) + self._scores.aligned * np.eye(len(once)))
+
+    def shares(self, differ: float, varying: float, s: Array | None) -> Array | None:
+        """The structure of the values' gradient, from the levels of the outputs' and their structure."""
+        if max(self.weights.shape) > MAX_GRAM:
+            return None
+        g, p = spread(differ, varying, s, len(self.weights)), self.weights
+        own = np.diagonal(g)
+        apart = np.where(self._counts > 1, (1 - self._ipr) / np.maximum(1 - 1 / self._counts, 1e-12), 0.0)
+        m = p.T @ (g - np.diag(own)) @ p
+        alone = p.T * (own * apart) @ p
+        np.fill_diagonal(alone, (p.T**2) @ (own * self._ipr * self._counts * self._kept))
+        return standardised(m + alone)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Moments, from_pairs
+from gradlint.moments import MAX_GRAM, Array, Moments, from_pairs, standardised
 from gradlint.ops.apart import Plan, unreduced
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -57,6 +58,42 @@ def _rows_of(alive: np.ndarray[Any, np.dtype[np.bool_]] | None, length: int) -> 
     return {int(s): float(c) / n for s, c in zip(sizes, numbers, strict=True)}, overlap
 
 
+def _weights_of(alive: np.ndarray[Any, np.dtype[np.bool_]] | None, length: int) -> Array:
+    """The mean weights of the rows, shape (rows, length): even over what each row sees."""
+    if alive is None:
+        return np.full((1, length), 1 / length)
+    mask = alive.reshape(-1, *alive.shape[-2:])[0] if alive.ndim > 1 else alive[None]
+    live = np.broadcast_to(mask, (mask.shape[0], length))[mask.any(1)].astype(np.float64)
+    return np.asarray(live / live.sum(1, keepdims=True))
+
+
+def _centred_by(p: Array, s: Array | None, ipr_of: Mapping[int, float]) -> tuple[Array | None, float] | None:
+    """The structure of ``p_j (g_j − Σ p g)`` along a row, averaged over the rows, and its energy over that of exchangeable g.
+
+    Args:
+        p: mean weights, shape (rows, n).
+        s: the structure of g along the row.
+        ipr_of: number of keys in a row to its ``E Σp²``: what the weights vary about their mean sees no structure.
+    """
+    n = p.shape[1]
+    if n > MAX_GRAM:
+        return None
+
+    def centred(s: Array, rows: Array) -> Array:
+        seen = p @ s
+        once = (p * rows[:, None]).T @ (p * seen)
+        return np.asarray((p * rows[:, None]).T @ p * s - once - once.T + (p * (rows * (seen * p).sum(1))[:, None]).T @ p)
+
+    counts = np.rint((p > 0).sum(1)).astype(int)
+    ipr = np.array([ipr_of[int(c)] for c in counts])
+    steady = np.where(counts > 1, (1 - ipr) / np.maximum(1 - 1 / counts, 1e-12) / (counts * ipr), 0.0)
+    even = centred(np.eye(n), np.ones(len(p)))
+    if s is None:
+        return standardised(even), 1.0
+    m = centred(s, steady) + centred(np.eye(n), 1 - steady)
+    return standardised(m), float(np.trace(m) / np.trace(even)) if np.trace(even) > 0 else 1.0
+
+
 def softmax_flow(x: Moments, dim: int) -> Flow:
     """Softmax over one axis, masked entries excluded."""
     dim %= len(x.dims)
@@ -75,6 +112,7 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
     v = max(float(cov.flat[-1]), 0.0)
     sizes, overlap = _rows_of(alive, length)
     parts = {n: participation(n, float(f"{v:.4g}")) for n in sizes}
+    ipr_of = {n: part[0] for n, part in parts.items()}
     ipr = sum(share * parts[n][0] for n, share in sizes.items())
     w = sum(share * parts[n][1] for n, share in sizes.items())
     column = s.atoms(len(order) - 2)[-1] if len(order) > 1 and s.dims[-2] else None
@@ -90,9 +128,14 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
         if both.v.shape != s.v.shape:
             raise NotImplementedError("a gradient with finer axes than the scores")
         k = both.pairs()
-        varying = k[..., 1] - k[..., 0]
+        column_of_g, seen = both.grams.get(both.v.ndim - 1), None
+        if column_of_g is not None or alive is not None:
+            seen = _centred_by(_weights_of(alive, length), column_of_g, ipr_of)
+        varying = (k[..., 1] - k[..., 0]) * (1.0 if seen is None else seen[1])
         energy = varying * np.where(np.indices(rows.shape).all(0) if rows.ndim else True, w, np.minimum(rows, w)) / length
-        return {x: from_pairs(both.dims, 0.0, np.stack([-energy / (length - 1), energy], -1)).permute(inverse)}
+        grad = from_pairs(both.dims, 0.0, np.stack([-energy / (length - 1), energy], -1))
+        grams = {**both.grams} if seen is None or seen[0] is None else {**both.grams, both.v.ndim - 1: seen[0]}
+        return {x: replace(grad, grams=grams).permute(inverse)}
 
     return Flow(out.permute(inverse), back)
 
