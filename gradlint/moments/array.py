@@ -355,23 +355,26 @@ class Moments:
         if self.var <= 0.0:
             return Moments(self.dims, float(values[len(values) // 2]), np.zeros_like(self.v))
         mean, table = GRID.dual(values, self.latent())
-        return replace(from_pairs(self.dims, mean, table), law=Marginal(lambda: values), grams=self._mapped(values))
+        grams = {}
+        for a, m in self._mapped(values).items():
+            table = gram.retuned(table, a, gram.correlation(m))
+            if (s := gram.standardised(m)) is not None:
+                grams[a] = s
+        return replace(from_pairs(self.dims, mean, table), law=Marginal(lambda: values), grams=grams)
 
-    def _mapped(self, values: Array) -> gram.Grams:
-        """The structures behind a scalar function: its dual at the correlation of every two entries, at both their scales."""
+    def _mapped(self, values: Array) -> dict[int, Array]:
+        """Moments behind a scalar function: its dual at the correlation of every two entries, at both their scales."""
         found = {}
+        points = np.sin(np.linspace(-0.5, 0.5, 401) * np.pi)
         for a, s in self.grams.items():
-            others = take(self.v, a, 0).sum() / self.var
-            rho = gram.spread(float(others), 1 - float(others), s, len(s))
+            others = float(take(self.v, a, 0).sum()) / self.var
+            rho = gram.spread(others, 1 - others, s, len(s))
             scale = np.sqrt(np.maximum(np.diagonal(rho), 0.0))
             both = np.outer(scale, scale)
             rho = np.clip(np.divide(rho, both, out=np.zeros_like(rho), where=both > 0), -1.0, 1.0)
-            points = np.sin(np.linspace(-0.5, 0.5, 401) * np.pi)
             curve = GRID.dual(values, points if self.law is None else self.law.latent(points))[1]
-            out = gram.standardised(np.interp(rho, points, curve) * both)
-            if out is not None:
-                found[a] = out
-        return found or gram.EMPTY
+            found[a] = np.interp(rho, points, curve) * both
+        return found
 
     def latent(self) -> Array:
         """Correlations of the Gaussian array that this one is a function of, as a table; the variance must not be zero."""

@@ -23,8 +23,8 @@ import numpy as np
 from gradlint.moments.tables import Array, take
 
 __all__ = [
-    "EMPTY", "MAX_GRAM", "Grams", "at_places", "centred", "given_mean", "joint", "levels", "meeting", "mixed", "paired", "relaid",
-    "spread", "standardised", "united",
+    "EMPTY", "MAX_GRAM", "Grams", "at_places", "centred", "correlation", "given_mean", "joint", "levels", "meeting", "mixed", "paired", "relaid",
+    "retuned", "spread", "standardised", "united",
 ]  # fmt: skip
 
 Grams = Mapping[int, Array]
@@ -67,6 +67,22 @@ def spread(differ: float, varying: float, s: Array | None, n: int) -> Array:
     """The matrix of moments M; without a structure that of exchangeable entries."""
     out: Array = differ + varying * (np.eye(n) if s is None else s)
     return out
+
+
+def correlation(m: Array) -> float:
+    """Mean moment of two different entries over that of an entry with itself."""
+    n, same = len(m), float(np.trace(m))
+    return (float(m.sum()) - same) / ((n - 1) * same) if n > 1 and same > 0 else 0.0
+
+
+def retuned(table: Array, atom: int, rho: float) -> Array:
+    """The pair table whose entries have the correlation ``rho`` along an atom: what varies is scaled, at every pattern."""
+    differ, same = take(table, atom, 0), take(table, atom, 1)
+    below, varying = levels(table, atom)
+    if varying <= _FLAT * abs(below + varying):
+        return table
+    varies = (same - differ) * ((1 - rho) * (below + varying) / varying)
+    return np.stack([same - varies, same], atom)
 
 
 def mixed(terms: Iterable[tuple[float, Array | None]], n: int) -> Array | None:
@@ -161,25 +177,6 @@ def given_mean(weights: Array, s: Array, once: Array) -> Array:
         same = np.where(even > 0, diagonal / even, 0.0)
         rest = np.where(1 - even > _FLAT, apart / (1 - even), 0.0)
     return np.asarray(once * same + (1 - once) * rest)
-
-
-def divided(grams: Grams, table: Array, by: Mapping[int, Array]) -> Grams:
-    """Of a tensor divided by a scale of every entry along its atoms.
-
-    Args:
-        grams: of the tensor.
-        table: its pairs.
-        by: atom to the scales, shape (n,).
-    """
-    found = dict(grams)
-    for a, scale in by.items():
-        m = spread(*levels(table, a), grams.get(a), len(scale))
-        s = standardised(m / np.outer(scale, scale))
-        if s is None:
-            found.pop(a, None)
-        else:
-            found[a] = s
-    return found
 
 
 def diagonal(s: Array) -> Array:

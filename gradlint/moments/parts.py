@@ -8,7 +8,7 @@ of entries in different stretches have laws of their own where something tells t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import accumulate, combinations, pairwise
@@ -28,6 +28,7 @@ __all__ = [
     "couple",
     "cut",
     "embed",
+    "informed",
     "join",
     "on_common_atoms",
     "pairs_of",
@@ -128,7 +129,17 @@ def join(laws: Sequence[Moments], axis: int, guide: Moments | None = None, pairs
     if len(laws) == 1:
         return laws[0]
     out = _join(laws, axis, guide, pairs)
-    return replace(out, grams=guide.grams) if guide is not None and guide.dims == out.dims else out
+    return _guided(out, axis, guide) if guide is not None and guide.dims == out.dims else out
+
+
+def _guided(out: Moments, axis: int, guide: Moments) -> Moments:
+    """With the structures of a law of the whole, and the correlation along the axis that belongs to them."""
+    at = out.atoms(axis).start
+    if at not in guide.grams or len(out.dims[axis]) != 1:
+        return replace(out, grams=guide.grams)
+    differ, varying = gram.levels(guide.pairs(), at)
+    law = from_pairs(out.dims, out.mean, gram.retuned(out.pairs(), at, differ / (differ + varying)))
+    return replace(out, v=law.v, grams=guide.grams)
 
 
 def _join(laws: Sequence[Moments], axis: int, guide: Moments | None, pairs: Sequence[Moments] | None) -> Moments:
@@ -225,36 +236,39 @@ def piece(x: Moments, axis: int, start: int, stop: int) -> Moments:
         if overlap > 0:
             laws.append(law if overlap == size else law.resize(axis, overlap))
         at += size
-    return _structured(join(laws, axis, x), axis, x, lambda s: s[start:stop, start:stop])
+    return _structured(join(laws, axis, x), axis, x, slice(start, stop))
 
 
 def _within(x: Moments, axis: int, start: int, stop: int) -> Moments:
-    """A stretch of an axis without parts: its entries have more or less in common than all of them where they have a structure."""
-    out = x.resize(axis, stop - start)
-    s = x.grams.get(x.atoms(axis).start) if len(x.dims[axis]) == 1 else None
+    """A stretch of an axis without parts; where it has a structure its entries are larger or smaller than the rest."""
+    out, at = x.resize(axis, stop - start), x.atoms(axis).start
+    s = x.grams.get(at) if len(x.dims[axis]) == 1 else None
     if s is None:
         return out
-    block = s[start:stop, start:stop]
-    at, n = x.atoms(axis).start, stop - start
+    own = float(np.diagonal(s)[start:stop].mean())
     table = x.pairs()
     differ, same = take(table, at, 0), take(table, at, 1)
-    diagonal = float(np.trace(block)) / n
-    alike = differ + (same - differ) * diagonal
-    if n == 1:
-        return replace(from_pairs(out.dims, x.mean, alike), grams=out.grams, law=out.law)
-    off = (float(block.sum()) - n * diagonal) / (n * (n - 1))
-    out = replace(out, v=from_pairs(out.dims, x.mean, np.stack([differ + (same - differ) * off, alike], at)).v)
-    return _structured(out, axis, x, lambda _: block)
+    same = differ + (same - differ) * own
+    law = from_pairs(out.dims, x.mean, same if stop - start == 1 else np.stack([differ, same], at))
+    return _structured(replace(out, v=law.v), axis, x, slice(start, stop))
 
 
-def _structured(out: Moments, axis: int, x: Moments, change: Callable[[Array], Array]) -> Moments:
-    """With the structure that x has along an axis, changed."""
+def _structured(out: Moments, axis: int, x: Moments, stretch: slice) -> Moments:
+    """A stretch of x with its share of the structure that x has along the axis."""
     axis %= len(x.dims)
     if len(x.dims[axis]) != 1 or len(out.dims[axis]) != 1 or (s := x.grams.get(x.atoms(axis).start)) is None:
         return out
-    block, at = gram.standardised(change(s)), out.atoms(axis).start
-    grams = {a: s for a, s in out.grams.items() if a != at}
-    return replace(out, grams=grams if block is None else {**grams, at: block})
+    differ, varying = gram.levels(x.pairs(), x.atoms(axis).start)
+    return informed(out, axis, gram.spread(differ, varying, s, len(s))[stretch, stretch])
+
+
+def informed(x: Moments, axis: int, m: Array) -> Moments:
+    """With the structure and the correlation of the moments ``m`` of two entries along an axis of one atom."""
+    at = x.atoms(axis).start
+    law = from_pairs(x.dims, x.mean, gram.retuned(x.pairs(), at, gram.correlation(m)))
+    s = gram.standardised(m)
+    grams = {a: t for a, t in x.grams.items() if a != at}
+    return replace(x, v=law.v, grams=grams if s is None else {**grams, at: s})
 
 
 def tied(out: Moments, guide: Moments, axis: int) -> Moments:

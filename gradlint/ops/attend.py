@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradlint.moments import Moments, cut, einsum, embed, join, levels, meet, piece, tied
+from gradlint.moments import MAX_GRAM, Array, Moments, cut, einsum, embed, informed, join, levels, meet, piece, tied
 from gradlint.ops.apart import MAX_PAIRED, Shared
 from gradlint.ops.primitives import Tape, contract, multiply, plus, reindex
 from gradlint.ops.registry import Flow
@@ -56,14 +56,14 @@ def attend(
     the stretch of keys and values that it sees.
     """
     given = _attend(q, k, v, scale, alive, bias, p, width)
-    whole, weights = _structured(given, v, alive, p), given.weights
+    (whole, known), weights = _structured(given, v, alive, p), given.weights
     runs = _stretches(alive, (q.shape[-2], k.shape[-2]))
     if len(runs) == 1:
         return whole, weights
     axis, mask = len(q.dims) - 2, alive.reshape(-1, *alive.shape[-2:])[0]
     found = [_run(q, k, v, scale, mask, bias, p, width, run) for run in runs]
     sizes = [b - a for a, b in runs]
-    laws, pairs = averages(v, mask, runs, [run.attended.scores for run in found], p)
+    laws, pairs = averages(v, mask, runs, [run.attended.scores for run in found], p, known)
 
     def back(g: Moments) -> dict[Moments, Moments]:
         shared = Shared(whole, g, axis, sizes)
@@ -83,17 +83,17 @@ def attend(
     return Flow(join(laws, axis, whole.out, pairs), back), weights
 
 
-def _structured(given: _Attended, v: Moments, alive: Mask | None, p: float) -> Flow:
-    """With the structure that a mask gives to the outputs, and to the gradients of the values."""
+def _structured(given: _Attended, v: Moments, alive: Mask | None, p: float) -> tuple[Flow, Array | None]:
+    """With the structure that a mask gives to the outputs and to the gradients of the values; the moments of the outputs."""
     flow, axis = given.flow, len(v.dims) - 2
     out = flow.out
-    if alive is None or len(v.dims[axis]) != 1 or len(out.dims[axis]) != 1:
-        return flow
+    if alive is None or len(v.dims[axis]) != 1 or len(out.dims[axis]) != 1 or alive.shape[-2:] != (out.shape[axis], v.shape[axis]):
+        return flow, None
+    if max(alive.shape[-2:]) > MAX_GRAM:
+        return flow, None
     rows = Rows(alive.reshape(-1, *alive.shape[-2:])[0], given.scores, p)
-    if rows.weights.shape != (out.shape[axis], v.shape[axis]):
-        return flow
-    at, of_v = out.atoms(axis).start, v.atoms(axis).start
-    s = rows.averages(levels(v.pairs(), of_v)[1], v.grams.get(of_v))
+    of_v = v.atoms(axis).start
+    moments = rows.averages(*levels(v.pairs(), of_v), v.grams.get(of_v))
 
     def back(g: Moments) -> dict[Moments, Moments]:
         grads = dict(flow.back(g))
@@ -103,7 +103,7 @@ def _structured(given: _Attended, v: Moments, alive: Mask | None, p: float) -> F
             grads[v] = replace(grads[v], grams={**grads[v].grams, grads[v].atoms(axis).start: s})
         return grads
 
-    return Flow(out if s is None else replace(out, grams={**out.grams, at: s}), back)
+    return Flow(informed(out, axis, moments), back), moments
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ does to them (growth by π/(π − 1) per ReLU layer, Yang et al. 2019, arXiv:19
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments, along, carried, divided, from_pairs, levels, product, take
+from gradlint.moments import Array, Moments, along, carried, correlation, from_pairs, levels, product, retuned, spread, standardised, take
 from gradlint.ops.apart import channels, unreduced
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -49,7 +49,7 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
     kept, inverse = _divided(x, dims, eps, centred=centred)
     scales = _scales(c, dims, eps)
     y = replace(_with_components(c.scale(1 / math.sqrt(variance)), dims, kept), law=x.law)
-    y = replace(y, grams=divided(c.grams, c.pairs(), scales))
+    y = _divided_by(replace(y, grams=c.grams), c, scales)
 
     def back(g: Moments) -> dict[Moments, Moments]:
         g0 = g.centre(dims) if centred else g
@@ -62,7 +62,8 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
             table = np.zeros_like(table)
         out = from_pairs(both.dims, 0.0, table)
         if both.dims == g0.dims:
-            out = replace(out, grams=divided(g0.grams, g0.pairs(), scales if c.dims == g0.dims else {}))
+            out = replace(out, grams=g0.grams)
+            out = _divided_by(out, g0, scales) if c.dims == g0.dims else out
         return {x: carried(out, g)}
 
     return Flow(y, back)
@@ -77,6 +78,19 @@ def _scales(c: Moments, dims: Sequence[int], eps: float) -> dict[int, Array]:
             differ, varying = levels(c.pairs(), a)
             found[a] = np.sqrt(np.maximum(differ + varying * np.diagonal(s), 0.0) + eps + 1e-300)
     return found
+
+
+def _divided_by(out: Moments, x: Moments, scales: Mapping[int, Array]) -> Moments:
+    """``out``, a normalised x, with the structure and the correlations of x after its entries were divided by ``scales``."""
+    table, grams, pairs = out.pairs(), dict(out.grams), x.pairs()
+    for a, scale in scales.items():
+        m = spread(*levels(pairs, a), x.grams.get(a), len(scale)) / np.outer(scale, scale)
+        grams.pop(a, None)
+        if (s := standardised(m)) is not None:
+            grams[a] = s
+            if levels(pairs, a)[0] > 0:  # what cancels stays so
+                table = retuned(table, a, correlation(m))
+    return replace(out, v=from_pairs(out.dims, out.mean, table).v, grams=grams)
 
 
 def _with_components(y: Moments, dims: Sequence[int], kept: Array) -> Moments:
