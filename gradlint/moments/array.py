@@ -94,6 +94,12 @@ class Moments:
         return from_pairs(tuple((n,) if n > 1 else () for n in x.shape), float(y.mean()), table, value=x)
 
     @staticmethod
+    def of_table(values: npt.ArrayLike) -> Moments:
+        """:meth:`of_array` with the structures of its axes: a table of sinusoids is not exchangeable along positions."""
+        x = Moments.of_array(values)
+        return replace(x, grams=gram.of_values(np.asarray(values, dtype=np.float64)))
+
+    @staticmethod
     def of_sample(values: npt.ArrayLike) -> Moments:
         """The law that a real array was drawn from: :meth:`of_array` without what is within its sampling noise.
 

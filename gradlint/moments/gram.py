@@ -23,7 +23,7 @@ import numpy as np
 from gradlint.moments.tables import Array, take
 
 __all__ = [
-    "EMPTY", "MAX_GRAM", "Grams", "at_places", "centred", "correlation", "given_mean", "joint", "levels", "meeting", "mixed", "paired", "relaid",
+    "EMPTY", "MAX_GRAM", "Grams", "at_places", "centred", "correlation", "given_mean", "joint", "levels", "meeting", "mixed", "of_values", "paired", "relaid",
     "retuned", "spread", "standardised", "united",
 ]  # fmt: skip
 
@@ -36,6 +36,9 @@ MAX_GRAM = 512
 """Longer axes keep no matrix."""
 
 _FLAT = 1e-9
+
+_NOISE = 2.0
+"""Standard errors by which the covariances of a real table exceed those of a random one."""
 
 
 def standardised(m: Array) -> Array | None:
@@ -182,3 +185,20 @@ def given_mean(weights: Array, s: Array, once: Array) -> Array:
 def diagonal(s: Array) -> Array:
     """Only how the entries' own moments differ."""
     return np.asarray(np.diag(np.diagonal(s)))
+
+
+def of_values(values: Array) -> Grams:
+    """The structures of a real table along its axes of size > 1: those that stand out of its sampling noise."""
+    found = {}
+    sides = [n for n in values.shape if n > 1]
+    if not np.isfinite(values).all():
+        return EMPTY
+    x = values.reshape(sides)
+    for a, n in enumerate(sides):
+        rows = np.moveaxis(x, a, 0).reshape(n, -1)
+        if not 2 < n <= MAX_GRAM or rows.shape[1] < 2:
+            continue
+        s = standardised(rows @ rows.T / rows.shape[1])
+        if s is not None and meeting(s, s)[1] > _NOISE**2 / rows.shape[1]:
+            found[a] = s
+    return found
