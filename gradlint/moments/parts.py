@@ -28,6 +28,7 @@ __all__ = [
     "couple",
     "cut",
     "embed",
+    "exact",
     "informed",
     "join",
     "on_common_atoms",
@@ -269,6 +270,22 @@ def informed(x: Moments, axis: int, m: Array) -> Moments:
     s = gram.standardised(m)
     grams = {a: t for a, t in x.grams.items() if a != at}
     return replace(x, v=law.v, grams=grams if s is None else {**grams, at: s})
+
+
+def exact(x: Moments, axis: int, m: Array) -> Moments:
+    """:func:`informed` that also takes the mean squares from ``m``: of the whole, and of every part."""
+    same = np.diagonal(m)
+
+    def scaled(law: Moments, own: Array) -> Moments:
+        return law.scale(math.sqrt(max(float(own.mean()), 0.0) / law.q)) if law.q > 0 else law
+
+    parts = x.parts if x.parts is not None and x.parts.axis == axis else None
+    out = informed(replace(scaled(replace(x, parts=None), same), parts=x.parts), axis, m)
+    if parts is None:
+        return out
+    ends = [0, *accumulate(parts.sizes)]
+    laws = tuple(scaled(law, same[a:b]) for law, (a, b) in zip(parts.laws, pairwise(ends), strict=True))
+    return replace(out, parts=Parts(axis, laws, parts.pairs))
 
 
 def tied(out: Moments, guide: Moments, axis: int) -> Moments:

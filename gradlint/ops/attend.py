@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradlint.moments import MAX_GRAM, Array, Moments, cut, einsum, embed, informed, join, levels, meet, piece, tied
+from gradlint.moments import MAX_GRAM, Array, Moments, cut, einsum, embed, exact, informed, join, levels, meet, piece, spread, tied
 from gradlint.ops.apart import MAX_PAIRED, Shared
 from gradlint.ops.primitives import Tape, contract, multiply, plus, reindex
 from gradlint.ops.registry import Flow
@@ -75,12 +75,21 @@ def attend(
             heard = [grads[run.keys if of_keys else run.values] for run, grads in runs_grads]
             placed = [embed(own, axis, run.first, x.shape[axis]) for own, run in zip(heard, found, strict=True)]
             out = shared.gradient(x, reduce(meet, placed))
-            grads[x] = tied(replace(out, grams=guides[x].grams if out.dims == guides[x].dims else {}), guides[x], axis)
+            if not of_keys and known is not None and len(guides[x].dims[axis]) == len(out.dims[axis]) == 1:
+                grads[x] = exact(out, axis, _moments(guides[x], axis))
+            else:
+                grads[x] = tied(replace(out, grams=guides[x].grams if out.dims == guides[x].dims else {}), guides[x], axis)
         if bias is not None:
             grads[bias] = guides[bias]
         return grads
 
     return Flow(join(laws, axis, whole.out, pairs), back), weights
+
+
+def _moments(x: Moments, axis: int) -> Array:
+    """Of two entries along an axis of one atom that share all others."""
+    at = x.atoms(axis).start
+    return spread(*levels(x.pairs(), at), x.grams.get(at), x.shape[axis])
 
 
 def _structured(given: _Attended, v: Moments, alive: Mask | None, p: float) -> tuple[Flow, Array | None]:
@@ -98,9 +107,8 @@ def _structured(given: _Attended, v: Moments, alive: Mask | None, p: float) -> t
     def back(g: Moments) -> dict[Moments, Moments]:
         grads = dict(flow.back(g))
         g, at = g.whole(axis), g.whole(axis).atoms(axis).start
-        s = rows.shares(*levels(g.pairs(), at), g.grams.get(at))
-        if len(grads[v].dims[axis]) == 1 and s is not None:
-            grads[v] = replace(grads[v], grams={**grads[v].grams, grads[v].atoms(axis).start: s})
+        if len(grads[v].dims[axis]) == 1:
+            grads[v] = exact(grads[v], axis, rows.shares(*levels(g.pairs(), at), g.grams.get(at)))
         return grads
 
     return Flow(informed(out, axis, moments), back), moments

@@ -16,7 +16,7 @@ from itertools import accumulate, combinations, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from gradlint.moments import Array, Moments, couple, from_pairs, given_mean, pairs_of, spread, standardised
+from gradlint.moments import Array, Moments, couple, from_pairs, given_mean, pairs_of, spread
 from gradlint.moments.parts import constant_along, on_common_atoms
 from gradlint.ops.softmax import participation
 
@@ -196,12 +196,12 @@ class Rows:
         of_v = np.eye(self.weights.shape[1]) if s is None else s
         return differ + varying * given_mean(self.weights, of_v, once) + self._scores.aligned * np.eye(len(once))
 
-    def shares(self, differ: float, varying: float, s: Array | None) -> Array | None:
-        """The structure of the values' gradient, from the levels of the outputs' and their structure."""
+    def shares(self, differ: float, varying: float, s: Array | None) -> Array:
+        """The moments of two values' gradients, from the levels of the outputs' and their structure."""
         g, p = spread(differ, varying, s, len(self.weights)), self.weights
         own = np.diagonal(g)
         apart = np.where(self._counts > 1, (1 - self._ipr) / np.maximum(1 - 1 / self._counts, 1e-12), 0.0)
         m = p.T @ (g - np.diag(own)) @ p
         alone = p.T * (own * apart) @ p
         np.fill_diagonal(alone, (p.T**2) @ (own * self._ipr * self._counts * self._kept))
-        return standardised(m + alone)
+        return np.asarray(m + alone)
