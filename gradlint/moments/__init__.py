@@ -28,9 +28,9 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 """
 
 from gradlint.moments.array import Moments, Parts, from_pairs
-from gradlint.moments.gram import EMPTY, MAX_GRAM, Grams, correlation, diagonal, given_mean, levels, retuned, spread, standardised
+from gradlint.moments.gram import EMPTY, MAX_GRAM, Grams, correlation, diagonal, exchangeable, given_mean, levels, retuned, spread, standardised
 from gradlint.moments.marginal import Marginal
-from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, exact, informed, join, pairs_of, piece, tied
+from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, exact, informed, join, moments_along, pairs_of, piece, tied
 from gradlint.moments.products import disjoint, einsum, energy, product, total
 from gradlint.moments.profile import along, behind_sum, carried, meet, transported
 from gradlint.moments.quadrature import GRID
@@ -43,7 +43,9 @@ __all__ = [
     "correlation",
     "diagonal",
     "exact",
+    "exchangeable",
     "given_mean",
+    "moments_along",
     "informed",
     "levels",
     "retuned",

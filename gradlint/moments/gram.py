@@ -23,7 +23,7 @@ import numpy as np
 from gradlint.moments.tables import Array, take
 
 __all__ = [
-    "EMPTY", "MAX_GRAM", "Grams", "at_places", "centred", "correlation", "given_mean", "joint", "levels", "meeting", "mixed", "of_values", "paired", "relaid",
+    "EMPTY", "MAX_GRAM", "Grams", "at_places", "centred", "correlation", "exchangeable", "given_mean", "joint", "levels", "meeting", "mixed", "of_values", "paired", "relaid",
     "retuned", "spread", "standardised", "united",
 ]  # fmt: skip
 
@@ -86,6 +86,14 @@ def retuned(table: Array, atom: int, rho: float) -> Array:
         return table
     varies = (same - differ) * ((1 - rho) * (below + varying) / varying)
     return np.stack([same - varies, same], atom)
+
+
+def exchangeable(m: Array) -> Array:
+    """The moments of exchangeable entries with the same averages."""
+    n = len(m)
+    same = float(np.trace(m)) / n
+    differ = (float(m.sum()) - n * same) / (n * (n - 1)) if n > 1 else 0.0
+    return spread(differ, same - differ, None, n)
 
 
 def mixed(terms: Iterable[tuple[float, Array | None]], n: int) -> Array | None:

@@ -31,6 +31,7 @@ __all__ = [
     "exact",
     "informed",
     "join",
+    "moments_along",
     "on_common_atoms",
     "pairs_of",
     "piece",
@@ -270,6 +271,23 @@ def informed(x: Moments, axis: int, m: Array) -> Moments:
     s = gram.standardised(m)
     grams = {a: t for a, t in x.grams.items() if a != at}
     return replace(x, v=law.v, grams=grams if s is None else {**grams, at: s})
+
+
+def moments_along(x: Moments, axis: int) -> Array:
+    """The moments of every two entries along an axis of one atom that share all others."""
+    at, n = x.atoms(axis).start, x.shape[axis]
+    if at in x.grams or x.parts is None or x.parts.axis != axis:
+        return gram.spread(*gram.levels(x.pairs(), at), x.grams.get(at), n)
+    sizes = x.parts.sizes
+    ends = [0, *accumulate(sizes)]
+    out = np.zeros((n, n))
+    for law, (a, b) in zip(x.parts.laws, pairwise(ends), strict=True):
+        whole = law.whole(axis)
+        out[a:b, a:b] = gram.spread(*gram.levels(whole.pairs(), whole.atoms(axis).start), None, b - a) if b - a > 1 else law.q
+    for (i, j), pair in zip(combinations(range(len(sizes)), 2), pairs_of(x, axis, sizes), strict=True):
+        block = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
+        out[block] = out.T[block] = pair.shared([axis])
+    return out
 
 
 def exact(x: Moments, axis: int, m: Array) -> Moments:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradlint.moments import MAX_GRAM, Array, Moments, cut, einsum, embed, exact, informed, join, levels, meet, piece, spread, tied
+from gradlint.moments import EMPTY, MAX_GRAM, Array, Moments, cut, einsum, embed, exact, exchangeable, join, meet, moments_along, piece, tied
 from gradlint.ops.apart import MAX_PAIRED, Shared
 from gradlint.ops.primitives import Tape, contract, multiply, plus, reindex
 from gradlint.ops.registry import Flow
-from gradlint.ops.sight import Rows, Scores, averages
+from gradlint.ops.rows import Rows
+from gradlint.ops.sight import Scores, averages
 from gradlint.ops.softmax import softmax_flow
 
 __all__ = ["attend"]
@@ -55,15 +56,18 @@ def attend(
     Under a causal mask the first rows average over few values and the last over many: runs of rows are kept apart, each with
     the stretch of keys and values that it sees.
     """
+    structured = _structured(q, k, v, scale, alive, bias, p, width)
+    if structured is not None:
+        return structured
     given = _attend(q, k, v, scale, alive, bias, p, width)
-    (whole, known), weights = _structured(given, v, alive, p), given.weights
+    whole, weights = given.flow, given.weights
     runs = _stretches(alive, (q.shape[-2], k.shape[-2]))
     if len(runs) == 1:
         return whole, weights
     axis, mask = len(q.dims) - 2, alive.reshape(-1, *alive.shape[-2:])[0]
     found = [_run(q, k, v, scale, mask, bias, p, width, run) for run in runs]
     sizes = [b - a for a, b in runs]
-    laws, pairs = averages(v, mask, runs, [run.attended.scores for run in found], p, known)
+    laws, pairs = averages(v, mask, runs, [run.attended.scores for run in found], p)
 
     def back(g: Moments) -> dict[Moments, Moments]:
         shared = Shared(whole, g, axis, sizes)
@@ -74,11 +78,7 @@ def attend(
         for x, of_keys in ((k, True), (v, False)):
             heard = [grads[run.keys if of_keys else run.values] for run, grads in runs_grads]
             placed = [embed(own, axis, run.first, x.shape[axis]) for own, run in zip(heard, found, strict=True)]
-            out = shared.gradient(x, reduce(meet, placed))
-            if not of_keys and known is not None and len(guides[x].dims[axis]) == len(out.dims[axis]) == 1:
-                grads[x] = exact(out, axis, _moments(guides[x], axis))
-            else:
-                grads[x] = tied(replace(out, grams=guides[x].grams if out.dims == guides[x].dims else {}), guides[x], axis)
+            grads[x] = tied(shared.gradient(x, reduce(meet, placed)), guides[x], axis)
         if bias is not None:
             grads[bias] = guides[bias]
         return grads
@@ -86,32 +86,44 @@ def attend(
     return Flow(join(laws, axis, whole.out, pairs), back), weights
 
 
-def _moments(x: Moments, axis: int) -> Array:
-    """Of two entries along an axis of one atom that share all others."""
-    at = x.atoms(axis).start
-    return spread(*levels(x.pairs(), at), x.grams.get(at), x.shape[axis])
-
-
-def _structured(given: _Attended, v: Moments, alive: Mask | None, p: float) -> tuple[Flow, Array | None]:
-    """With the structure that a mask gives to the outputs and to the gradients of the values; the moments of the outputs."""
-    flow, axis = given.flow, len(v.dims) - 2
-    out = flow.out
-    if alive is None or len(v.dims[axis]) != 1 or len(out.dims[axis]) != 1 or alive.shape[-2:] != (out.shape[axis], v.shape[axis]):
-        return flow, None
-    if max(alive.shape[-2:]) > MAX_GRAM:
-        return flow, None
-    rows = Rows(alive.reshape(-1, *alive.shape[-2:])[0], given.scores, p)
-    of_v = v.atoms(axis).start
-    moments = rows.averages(*levels(v.pairs(), of_v), v.grams.get(of_v))
+def _structured(
+    q: Moments, k: Moments, v: Moments, scale: float, alive: Mask | None, bias: Moments | None, p: float, width: int | None
+) -> tuple[Flow, Moments] | None:
+    """Attention by the moments of every two positions: where a mask tells rows apart, or positions are not exchangeable."""
+    axis = len(q.dims) - 2
+    shape = q.shape[axis], k.shape[axis]
+    if max(shape) > MAX_GRAM or min(shape) == 1 or any(len(x.dims[axis]) != 1 for x in (q, k, v)):
+        return None
+    mask = np.ones(shape, dtype=bool)
+    if alive is not None:
+        masks = np.broadcast_to(alive, (*alive.shape[:-2], *shape)).reshape(-1, *shape)
+        mask = masks[0]
+        if (masks != mask).any():
+            return None
+    elif not any(x.atoms(axis).start in x.grams for x in (q, k, v)):
+        return None
+    plain = {x: replace(x, grams=EMPTY, parts=None) for x in (q, k, v)}
+    given = _attend(plain[q], plain[k], plain[v], scale, alive, bias, p, width)
+    rows = Rows.under(mask, given.scores.variance, given.scores.between, p)
+    of_q, of_k, of_v = (moments_along(x, axis) for x in (q, k, v))
+    out = exact(given.flow.out, axis, rows.outputs(of_v) + given.scores.aligned * np.eye(shape[0]))
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        grads = dict(flow.back(g))
-        g, at = g.whole(axis), g.whole(axis).atoms(axis).start
-        if len(grads[v].dims[axis]) == 1:
-            grads[v] = exact(grads[v], axis, rows.shares(*levels(g.pairs(), at), g.grams.get(at)))
+        grads = given.flow.back(replace(g.whole(axis), grams=EMPTY, parts=None))
+        of_g = moments_along(g.whole(axis), axis)
+        flat_g, flat_q, flat_k, flat_v = (exchangeable(m) for m in (of_g, of_q, of_k, of_v))
+        grads[q] = _times(grads.pop(plain[q]), axis, rows.queries(of_g, of_v, of_k), rows.queries(flat_g, flat_v, flat_k))
+        grads[k] = _times(grads.pop(plain[k]), axis, rows.keys(of_g, of_q, of_v), rows.keys(flat_g, flat_q, flat_v))
+        grads[v] = exact(grads.pop(plain[v]), axis, rows.values(of_g))
         return grads
 
-    return Flow(informed(out, axis, moments), back), moments
+    return Flow(out, back), given.weights
+
+
+def _times(x: Moments, axis: int, m: Array, flat: Array) -> Moments:
+    """The law x of exchangeable positions, for which a formula gives ``flat``, where it gives ``m``."""
+    level = float(np.trace(flat))
+    return exact(x.whole(axis), axis, m * (x.q * len(m) / level)) if level > 0 else x
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
         out = from_pairs(both.dims, 0.0, table)
         if both.dims == g0.dims:
             out = replace(out, grams=g0.grams)
-            out = _divided_by(out, g0, scales) if c.dims == g0.dims else out
+            if c.dims == g0.dims:
+                out = _divided_by(out, g0, scales).scale(math.sqrt(_uneven(g0, scales)))
         return {x: carried(out, g)}
 
     return Flow(y, back)
@@ -78,6 +79,16 @@ def _scales(c: Moments, dims: Sequence[int], eps: float) -> dict[int, Array]:
             differ, varying = levels(c.pairs(), a)
             found[a] = np.sqrt(np.maximum(differ + varying * np.diagonal(s), 0.0) + eps + 1e-300)
     return found
+
+
+def _uneven(g: Moments, scales: Mapping[int, Array]) -> float:
+    """``E[g²/σ²]`` over ``E[g²]/E[σ²]`` where positions differ in both."""
+    factor = 1.0
+    for a, scale in scales.items():
+        own = np.diagonal(spread(*levels(g.pairs(), a), g.grams.get(a), len(scale)))
+        if own.sum() > 0:
+            factor *= float((own / scale**2).mean() * (scale**2).mean() / own.mean())
+    return factor
 
 
 def _divided_by(out: Moments, x: Moments, scales: Mapping[int, Array]) -> Moments:

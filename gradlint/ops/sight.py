@@ -16,11 +16,11 @@ from itertools import accumulate, combinations, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from gradlint.moments import Array, Moments, couple, from_pairs, given_mean, pairs_of, spread
+from gradlint.moments import Array, Moments, couple, from_pairs, pairs_of
 from gradlint.moments.parts import constant_along, on_common_atoms
 from gradlint.ops.softmax import participation
 
-__all__ = ["Rows", "Scores", "averages"]
+__all__ = ["Scores", "averages"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Scores:
 
 
 def averages(
-    v: Moments, mask: npt.NDArray[np.bool_], runs: Sequence[tuple[int, int]], scores: Sequence[Scores], dropout: float,
-    known: Array | None = None,
+    v: Moments, mask: npt.NDArray[np.bool_], runs: Sequence[tuple[int, int]], scores: Sequence[Scores], dropout: float
 ) -> tuple[list[Moments], list[Moments]]:
     """The output's law for every run of rows, and for two rows of every two runs.
 
@@ -44,7 +43,6 @@ def averages(
         runs: first and last row (excluded) of each run.
         scores: of each run.
         dropout: probability that a weight is dropped.
-        known: of every two rows, the moment of entries that share all else (:meth:`Rows.averages`); it is exact.
     """
     axis = len(v.dims) - 2
     tables = _Tables(v, axis)
@@ -55,18 +53,10 @@ def averages(
         same = tables.by_head(*alone)
         same.flat[-1] += one.scores.aligned
         others = [tables.sum(*one.beside(one, same_head=head)) for head in (True, False)] if b - a > 1 else None
-        differ = None if others is None else tables.by_head(*others)
-        if known is not None:
-            block = known[a:b, a:b]
-            same.flat[-1] = np.trace(block) / (b - a)
-            if differ is not None:
-                differ.flat[-1] = (block.sum() - np.trace(block)) / ((b - a) * (b - a - 1))
-        laws.append(tables.law(b - a, same, differ))
-    for (one, rows), (two, columns) in combinations(zip(sight, runs, strict=True), 2):
-        beside = tables.by_head(*[tables.sum(*one.beside(two, same_head=head)) for head in (True, False)])
-        if known is not None:
-            beside.flat[-1] = known[slice(*rows), slice(*columns)].mean()
-        moments.append(tables.law(1, beside, None))
+        laws.append(tables.law(b - a, same, None if others is None else tables.by_head(*others)))
+    for one, two in combinations(sight, 2):
+        beside = [tables.sum(*one.beside(two, same_head=head)) for head in (True, False)]
+        moments.append(tables.law(1, tables.by_head(*beside), None))
     pairs = [couple(x, y, axis, moment) for (x, y), moment in zip(combinations(laws, 2), moments, strict=True)]
     return laws, pairs
 
@@ -170,38 +160,3 @@ class _Tables:
         dims = (*self._dims[: self._axis], (size,), *self._dims[self._axis + 1 :])
         return from_pairs(dims, self._mean, np.stack([differ, same], at))
 
-
-class Rows:
-    """Every row of a mask with its own mean weights: the structures of what it averages, and of what it hands back.
-
-    Args:
-        mask: shape (rows, keys).
-        scores: of all rows.
-        dropout: probability that a weight is dropped.
-    """
-
-    def __init__(self, mask: npt.NDArray[np.bool_], scores: Scores, dropout: float) -> None:
-        live = mask.astype(np.float64)
-        self._counts = np.maximum(live.sum(1), 1)
-        self.weights = live / self._counts[:, None]
-        self._ipr = np.array([participation(int(n), float(f"{scores.variance:.4g}"))[0] for n in self._counts])
-        self._scores, self._kept = scores, 1 / (1 - dropout) if dropout < 1 else 0.0
-
-    def averages(self, differ: float, varying: float, s: Array | None) -> Array:
-        """The moments of two rows' outputs, from the levels of the values and their structure."""
-        uneven = self._ipr * self._counts
-        beside = np.minimum(math.exp(min(self._scores.between, 50.0)), np.minimum.outer(uneven, uneven))
-        np.fill_diagonal(beside, uneven * self._kept)
-        once = self.weights @ self.weights.T * beside
-        of_v = np.eye(self.weights.shape[1]) if s is None else s
-        return differ + varying * given_mean(self.weights, of_v, once) + self._scores.aligned * np.eye(len(once))
-
-    def shares(self, differ: float, varying: float, s: Array | None) -> Array:
-        """The moments of two values' gradients, from the levels of the outputs' and their structure."""
-        g, p = spread(differ, varying, s, len(self.weights)), self.weights
-        own = np.diagonal(g)
-        apart = np.where(self._counts > 1, (1 - self._ipr) / np.maximum(1 - 1 / self._counts, 1e-12), 0.0)
-        m = p.T @ (g - np.diag(own)) @ p
-        alone = p.T * (own * apart) @ p
-        np.fill_diagonal(alone, (p.T**2) @ (own * self._ipr * self._counts * self._kept))
-        return np.asarray(m + alone)
