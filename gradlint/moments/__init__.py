@@ -30,11 +30,12 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 from gradlint.moments.array import Moments, Parts, from_pairs
 from gradlint.moments.gram import EMPTY, MAX_GRAM, Grams, correlation, diagonal, exchangeable, given_mean, levels, retuned, spread, standardised
 from gradlint.moments.marginal import Marginal
-from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, exact, informed, join, moments_along, pairs_of, piece, tied
+from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, moments_along, pairs_of, piece
 from gradlint.moments.products import disjoint, einsum, energy, product, total
 from gradlint.moments.profile import along, behind_sum, carried, meet, transported
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.selection import Positions, Selection, Window
+from gradlint.moments.structure import divided, exact, informed, scales, tied
 from gradlint.moments.tables import MAX_ATOMS, Array, take
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "Grams",
     "correlation",
     "diagonal",
+    "divided",
+    "scales",
     "exact",
     "exchangeable",
     "given_mean",

@@ -18,6 +18,9 @@ from gradlint.moments.tables import MAX_ATOMS, Array, Atoms, differences, merge,
 if TYPE_CHECKING:
     from gradlint.moments.profile import Profile
 
+_EVEN = 1e-2
+"""Scales that differ by less are one."""
+
 __all__ = ["Moments", "Parts", "align", "from_pairs"]
 
 
@@ -362,25 +365,28 @@ class Moments:
             return Moments(self.dims, float(values[len(values) // 2]), np.zeros_like(self.v))
         mean, table = GRID.dual(values, self.latent())
         grams = {}
-        for a, m in self._mapped(values).items():
+        for a, s in self.grams.items():
+            m = self._mapped(values, a, s)
             table = gram.retuned(table, a, gram.correlation(m))
-            if (s := gram.standardised(m)) is not None:
-                grams[a] = s
+            own = float(np.trace(m)) / len(m)
+            if (known := float(table[(-1,) * table.ndim])) > 0:
+                table, mean = table * (own / known), mean * math.sqrt(own / known)
+            if (after := gram.standardised(m)) is not None:
+                grams[a] = after
         return replace(from_pairs(self.dims, mean, table), law=Marginal(lambda: values), grams=grams)
 
-    def _mapped(self, values: Array) -> dict[int, Array]:
-        """Moments behind a scalar function: its dual at the correlation of every two entries, at both their scales."""
-        found = {}
-        points = np.sin(np.linspace(-0.5, 0.5, 401) * np.pi)
-        for a, s in self.grams.items():
-            others = float(take(self.v, a, 0).sum()) / self.var
-            rho = gram.spread(others, 1 - others, s, len(s))
-            scale = np.sqrt(np.maximum(np.diagonal(rho), 0.0))
-            both = np.outer(scale, scale)
-            rho = np.clip(np.divide(rho, both, out=np.zeros_like(rho), where=both > 0), -1.0, 1.0)
-            curve = GRID.dual(values, points if self.law is None else self.law.latent(points))[1]
-            found[a] = np.interp(rho, points, curve) * both
-        return found
+    def _mapped(self, values: Array, atom: int, s: Array) -> Array:
+        """Moments along an atom behind a scalar function, each entry at its own scale and correlation with every other."""
+        others = float(take(self.v, atom, 0).sum()) / self.var
+        rho = gram.spread(others, 1 - others, s, len(s))
+        scale = np.sqrt(np.maximum(np.diagonal(rho), 0.0))
+        both = np.outer(scale, scale)
+        rho = np.clip(np.divide(rho, both, out=np.zeros_like(rho), where=both > 0), -1.0, 1.0)
+        latent = rho if self.law is None else self.law.latent(rho)
+        if np.abs(scale - 1).max() < _EVEN:
+            return GRID.dual_curve(values, latent)
+        u, mean = self.on_grid(), self.mean
+        return GRID.dual_of([np.interp(mean + c * (u - mean), u, values) for c in scale], latent)
 
     def latent(self) -> Array:
         """Correlations of the Gaussian array that this one is a function of, as a table; the variance must not be zero."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from gradlint.moments import gram
 from gradlint.moments.array import Moments, Parts, align, from_pairs
+from gradlint.moments.structure import informed
 from gradlint.moments.tables import Array, sum_subsets, take
 
 __all__ = [
@@ -28,14 +29,11 @@ __all__ = [
     "couple",
     "cut",
     "embed",
-    "exact",
-    "informed",
     "join",
     "moments_along",
     "on_common_atoms",
     "pairs_of",
     "piece",
-    "tied",
 ]
 
 MAX_PARTS = 8
@@ -264,15 +262,6 @@ def _structured(out: Moments, axis: int, x: Moments, stretch: slice) -> Moments:
     return informed(out, axis, gram.spread(differ, varying, s, len(s))[stretch, stretch])
 
 
-def informed(x: Moments, axis: int, m: Array) -> Moments:
-    """With the structure and the correlation of the moments ``m`` of two entries along an axis of one atom."""
-    at = x.atoms(axis).start
-    law = from_pairs(x.dims, x.mean, gram.retuned(x.pairs(), at, gram.correlation(m)))
-    s = gram.standardised(m)
-    grams = {a: t for a, t in x.grams.items() if a != at}
-    return replace(x, v=law.v, grams=grams if s is None else {**grams, at: s})
-
-
 def moments_along(x: Moments, axis: int) -> Array:
     """The moments of every two entries along an axis of one atom that share all others."""
     at, n = x.atoms(axis).start, x.shape[axis]
@@ -288,36 +277,6 @@ def moments_along(x: Moments, axis: int) -> Array:
         block = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
         out[block] = out.T[block] = pair.shared([axis])
     return out
-
-
-def exact(x: Moments, axis: int, m: Array) -> Moments:
-    """:func:`informed` that also takes the mean squares from ``m``: of the whole, and of every part."""
-    same = np.diagonal(m)
-
-    def scaled(law: Moments, own: Array) -> Moments:
-        return law.scale(math.sqrt(max(float(own.mean()), 0.0) / law.q)) if law.q > 0 else law
-
-    parts = x.parts if x.parts is not None and x.parts.axis == axis else None
-    out = informed(replace(scaled(replace(x, parts=None), same), parts=x.parts), axis, m)
-    if parts is None:
-        return out
-    ends = [0, *accumulate(parts.sizes)]
-    laws = tuple(scaled(law, same[a:b]) for law, (a, b) in zip(parts.laws, pairwise(ends), strict=True))
-    return replace(out, parts=Parts(axis, laws, parts.pairs))
-
-
-def tied(out: Moments, guide: Moments, axis: int) -> Moments:
-    """With the correlation along an axis that the pooled gradient ``guide`` has, where its entries cancel one another."""
-    x, y = out.whole(axis), guide.whole(axis)
-    if not x.dims[axis] or not y.dims[axis] or gram.levels(y.pairs(), y.atoms(axis).start)[0] >= 0 or y.q <= 0:
-        return out
-    x, y = align(x, y)
-    at = x.atoms(axis).start
-    kept, table = take(x.pairs(), at, 1), y.pairs()
-    same = take(table, at, 1)
-    ratio = np.divide(take(table, at, 0), same, out=np.zeros_like(same), where=same > 0)
-    law = from_pairs(x.dims, x.mean, np.stack([kept * ratio, kept], at))
-    return replace(out, dims=law.dims, v=law.v, mean=law.mean, grams=y.grams)
 
 
 def cut(x: Moments, axis: int, sizes: Sequence[int]) -> list[Moments]:

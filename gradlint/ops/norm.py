@@ -12,7 +12,7 @@ does to them (growth by π/(π − 1) per ReLU layer, Yang et al. 2019, arXiv:19
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments, along, carried, correlation, from_pairs, levels, product, retuned, spread, standardised, take
+from gradlint.moments import Array, Moments, along, carried, divided, from_pairs, product, scales, take
 from gradlint.ops.apart import channels, unreduced
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -47,9 +47,9 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
     if n < 2 and centred:
         return Flow(Moments.zeros(x.shape), lambda _: {x: Moments.zeros(x.shape)})
     kept, inverse = _divided(x, dims, eps, centred=centred)
-    scales = _scales(c, dims, eps)
+    uneven = scales(c, set(dims), eps)
     y = replace(_with_components(c.scale(1 / math.sqrt(variance)), dims, kept), law=x.law)
-    y = _divided_by(replace(y, grams=c.grams), c, scales)
+    y = divided(replace(y, grams=c.grams), c, uneven)
 
     def back(g: Moments) -> dict[Moments, Moments]:
         g0 = g.centre(dims) if centred else g
@@ -60,48 +60,10 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
         floor = 1e-9 * abs(ga.pairs()).max() * inverse
         if table.flat[-1] < floor:  # what is left of exact cancellation is rounding
             table = np.zeros_like(table)
-        out = from_pairs(both.dims, 0.0, table)
-        if both.dims == g0.dims:
-            out = replace(out, grams=g0.grams)
-            if c.dims == g0.dims:
-                out = _divided_by(out, g0, scales).scale(math.sqrt(_uneven(g0, scales)))
-        return {x: carried(out, g)}
+        out = replace(from_pairs(both.dims, 0.0, table), grams=g0.grams if both.dims == g0.dims else {})
+        return {x: carried(divided(out, g0, uneven), g)}
 
     return Flow(y, back)
-
-
-def _scales(c: Moments, dims: Sequence[int], eps: float) -> dict[int, Array]:
-    """The norms of entries that a structure tells apart, along the atoms that are not normalised."""
-    inside = {a for d in dims for a in c.atoms(d)}
-    found = {}
-    for a, s in c.grams.items():
-        if a not in inside:
-            differ, varying = levels(c.pairs(), a)
-            found[a] = np.sqrt(np.maximum(differ + varying * np.diagonal(s), 0.0) + eps + 1e-300)
-    return found
-
-
-def _uneven(g: Moments, scales: Mapping[int, Array]) -> float:
-    """``E[g²/σ²]`` over ``E[g²]/E[σ²]`` where positions differ in both."""
-    factor = 1.0
-    for a, scale in scales.items():
-        own = np.diagonal(spread(*levels(g.pairs(), a), g.grams.get(a), len(scale)))
-        if own.sum() > 0:
-            factor *= float((own / scale**2).mean() * (scale**2).mean() / own.mean())
-    return factor
-
-
-def _divided_by(out: Moments, x: Moments, scales: Mapping[int, Array]) -> Moments:
-    """``out``, a normalised x, with the structure and the correlations of x after its entries were divided by ``scales``."""
-    table, grams, pairs = out.pairs(), dict(out.grams), x.pairs()
-    for a, scale in scales.items():
-        m = spread(*levels(pairs, a), x.grams.get(a), len(scale)) / np.outer(scale, scale)
-        grams.pop(a, None)
-        if (s := standardised(m)) is not None:
-            grams[a] = s
-            if levels(pairs, a)[0] > 0:  # what cancels stays so
-                table = retuned(table, a, correlation(m))
-    return replace(out, v=from_pairs(out.dims, out.mean, table).v, grams=grams)
 
 
 def _with_components(y: Moments, dims: Sequence[int], kept: Array) -> Moments:
