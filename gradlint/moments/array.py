@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gradlint.moments import gram
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import (
@@ -25,6 +26,7 @@ from gradlint.moments.tables import (
     merged_atoms,
     origin,
     pair_averages,
+    pieces,
     place,
     split,
     sum_subsets,
@@ -33,6 +35,9 @@ from gradlint.moments.tables import (
 
 if TYPE_CHECKING:
     from gradlint.moments.profile import Profile
+
+_EVEN = 1e-2
+"""Scales that differ by less are one."""
 
 __all__ = ["Moments", "Parts", "align", "from_pairs", "pairs_over"]
 
@@ -79,6 +84,7 @@ class Moments:
         profile: of a gradient that is not independent of its tensor: how it depends on the tensor's value.
         radial: of a gradient whose inner product with its tensor, channel by channel (axis 1), is known: the rms of that. It is
             what the scale of the tensor feels; in front of a norm it is next to nothing.
+        grams: the structure of atoms whose entries are not exchangeable (``gradlint.moments.gram``).
     """
 
     dims: tuple[Atoms, ...]
@@ -90,6 +96,7 @@ class Moments:
     law: Marginal | None = None
     profile: Profile | None = None
     radial: float | None = None
+    grams: gram.Grams = field(default_factory=dict)
 
     @staticmethod
     def iid(shape: Sequence[int], mean: float = 0.0, var: float = 1.0) -> Moments:
@@ -110,6 +117,12 @@ class Moments:
             table = np.stack([(n * averaged - same) / (n - 1), same], axis)
         law = Marginal.weighted(lambda: (y.ravel(), np.ones(y.size))) if y.size > 1 else None
         return replace(from_pairs(tuple((n,) if n > 1 else () for n in x.shape), float(y.mean()), table, value=x), law=law)
+
+    @staticmethod
+    def of_table(values: npt.ArrayLike) -> Moments:
+        """:meth:`of_array` with the structures of its axes: a table of sinusoids is not exchangeable along positions."""
+        x = Moments.of_array(values)
+        return replace(x, grams=gram.of_values(np.asarray(values, dtype=np.float64)))
 
     @staticmethod
     def of_sample(values: npt.ArrayLike) -> Moments:
@@ -193,6 +206,7 @@ class Moments:
     def reshape(self, shape: Sequence[int]) -> Moments:
         """``view``/``reshape``/``flatten``/``unflatten``/``squeeze``/``unsqueeze`` to ``shape`` (no -1)."""
         queue, v = [n for dim in self.dims for n in dim], self.v
+        marks = [self.grams.get(a) for a in range(v.ndim)]
         dims: list[Atoms] = []
         at = 0
         for size in shape:
@@ -206,13 +220,14 @@ class Moments:
                     at += 1
                 elif queue[at] % need == 0 and size % math.prod(dim) == 0:
                     v = split(v, at)
-                    queue[at : at + 1] = [need, queue[at] // need]
+                    queue[at : at + 1], marks[at : at + 1] = [need, queue[at] // need], [None, None]
                 else:  # the boundary cuts through an atom: average over it and its neighbour first
                     if dim:
                         at -= 1
                         dim.pop()
                     if at + 1 >= len(queue):
                         raise ValueError(f"cannot reshape {self.shape} to {tuple(shape)}")
+                    marks[at : at + 2] = [gram.united(v, at, (queue[at], queue[at + 1]), (marks[at], marks[at + 1]))]
                     v = merge(v, at, queue[at], queue[at + 1])
                     queue[at : at + 2] = [queue[at] * queue[at + 1]]
             dims.append(tuple(dim))
@@ -220,7 +235,8 @@ class Moments:
             raise ValueError(f"cannot reshape {self.shape} to {tuple(shape)}")
         value = None if self.value is None else self.value.reshape(shape)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).reshape(shape)
-        out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law)
+        grams = {a: s for a, s in enumerate(marks) if s is not None}
+        out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law, grams=grams)
         return _moved(out, self, lambda g: g.reshape(shape)).capped()
 
     def _parts_in(self, shape: Sequence[int]) -> Parts | None:
@@ -241,7 +257,8 @@ class Moments:
         value = None if self.value is None else self.value.transpose(order)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).transpose(order)
         parts = self.parts and self.parts.each(lambda law: law.permute(order), order.index(self.parts.axis))
-        out = Moments(tuple(self.dims[d] for d in order), self.mean, self.v.transpose(axes), value, alive, parts, self.law)
+        dims, grams = tuple(self.dims[d] for d in order), gram.relaid(self.grams, [axes.index(a) for a in range(len(axes))])
+        out = Moments(dims, self.mean, self.v.transpose(axes), value, alive, parts, self.law, grams=grams)
         return _moved(out, self, lambda g: g.permute(order))
 
     def transpose(self, first: int, second: int) -> Moments:
@@ -255,10 +272,12 @@ class Moments:
         lead = len(shape) - len(self.dims)
         v = self.v
         dims: list[Atoms] = []
+        places: list[int | None] = []
         at = 0
         for size, dim in zip(shape, ((),) * lead + self.dims, strict=True):
             if not dim and size > 1:
                 v = np.stack([v, np.zeros_like(v)], at)
+            places += range(at, at + len(dim))
             dims.append(dim or ((int(size),) if size > 1 else ()))
             at += len(dims[-1])
         value = None if self.value is None else np.broadcast_to(self.value, shape)
@@ -266,7 +285,7 @@ class Moments:
         if self.parts is not None:
             at, axis = self.parts.axis + lead, self.parts.axis
             parts = self.parts.each(lambda law: law.expand((*shape[:at], law.shape[axis], *shape[at + 1 :])), at)
-        return Moments(tuple(dims), self.mean, v, value, parts=parts, law=self.law)
+        return Moments(tuple(dims), self.mean, v, value, parts=parts, law=self.law, grams=gram.relaid(self.grams, places))
 
     def resize(self, dim: int, size: int) -> Moments:
         """A slice (or a periodic repetition) of an axis: the same law on another number of entries."""
@@ -278,7 +297,8 @@ class Moments:
         if size <= 1 and x.dims[dim]:
             v = v.sum(x.atoms(dim)[0])
         atoms: Atoms = (int(size),) if size > 1 else ()
-        out = Moments((*x.dims[:dim], atoms, *x.dims[dim + 1 :]), x.mean, v, law=x.law)
+        grams = _without(x, dim, keep=size > 1)
+        out = Moments((*x.dims[:dim], atoms, *x.dims[dim + 1 :]), x.mean, v, law=x.law, grams=grams)
         return _moved(out, self, lambda g: g.resize(dim, size))
 
     def pad(self, dim: int, size: int) -> Moments:
@@ -297,6 +317,7 @@ class Moments:
         both = small * (small - 1) / (size * (size - 1))
         table = np.stack([differ * both, same * (small / size)], at)
         out = from_pairs((*x.dims[:dim], (int(size),), *x.dims[dim + 1 :]), x.mean * small / size, table)
+        out = replace(out, grams=_without(x, dim, keep=True))
         return _moved(out, self, lambda g: g.pad(dim, size))
 
     # ---- sum ----------------------------------------------------------------------------------------------------
@@ -304,16 +325,19 @@ class Moments:
     def sum(self, dims: Iterable[int], *, keepdim: bool = False) -> Moments:
         """Sum over axes."""
         gone = {d % len(self.dims) for d in dims}
+        left = [a for d in range(len(self.dims)) if d not in gone for a in self.atoms(d)]
+        grams = gram.relaid(self.grams, [left.index(a) if a in left else None for a in range(self.v.ndim)])
         if not any(self.dims[d] for d in gone):
             out = tuple(dim for d, dim in enumerate(self.dims) if keepdim or d not in gone)
-            return Moments(out, self.mean, self.v)
+            return Moments(out, self.mean, self.v, grams=grams)
         v, mean, sizes = self.v, self.mean, self.sizes()
         for d in sorted(gone, reverse=True):
             for a in reversed(self.atoms(d)):
                 n = sizes[a]
                 v, mean = _added(n * take(v, a, 1), n * n * take(v, a, 0)), mean * n
         out = tuple(() if d in gone else dim for d, dim in enumerate(self.dims) if keepdim or d not in gone)
-        return Moments(out, mean, v)
+        grams = gram.relaid(self.grams, [left.index(a) if a in left else None for a in range(self.v.ndim)])
+        return Moments(out, mean, v, grams=grams)
 
     def average(self, dims: Iterable[int], *, keepdim: bool = False) -> Moments:
         """Mean over axes."""
@@ -323,12 +347,14 @@ class Moments:
 
     def centre(self, dims: Iterable[int]) -> Moments:
         """Subtract the mean over axes: ``K − K̄``, K̄ the average of K over all pairs along them."""
-        v = self.v
+        v, grams = self.v, dict(self.grams)
         for d in {d % len(self.dims) for d in dims}:
             for a in self.atoms(d):
                 n = self.sizes()[a]
                 v = np.stack([take(v, a, 0) + take(v, a, 1) / n, np.zeros_like(take(v, a, 0))], a)
-        return Moments(self.dims, 0.0, self.v - v)
+                if a in grams:
+                    grams[a] = gram.centred(grams[a])
+        return Moments(self.dims, 0.0, self.v - v, grams=grams)
 
     # ---- linear combinations and products -----------------------------------------------------------------------
 
@@ -338,12 +364,14 @@ class Moments:
         parts = self.parts and self.parts.each(lambda law: law.scale(factor))
         law = self.law.flipped() if self.law is not None and factor < 0 else self.law
         profile = None if self.profile is None else self.profile.scaled(factor)
-        return Moments(self.dims, self.mean * factor, self.v * factor**2, value, self.alive, parts, law, profile)
+        return Moments(
+            self.dims, self.mean * factor, self.v * factor**2, value, self.alive, parts, law, profile, grams=self.grams
+        )
 
     def shift(self, offset: float) -> Moments:
         """Plus a number."""
         value = None if self.value is None else np.asarray(self.value, dtype=np.float64) + offset
-        return Moments(self.dims, self.mean + offset, self.v, value, self.alive, law=self.law)
+        return Moments(self.dims, self.mean + offset, self.v, value, self.alive, law=self.law, grams=self.grams)
 
     def __add__(self, other: Moments) -> Moments:
         """Sum of two independent tensors, with broadcasting."""
@@ -351,7 +379,7 @@ class Moments:
         masks = [m.alive for m in (self, other) if m.alive is not None]
         alive = np.logical_and(masks[0], masks[-1]) if masks else None
         law = Marginal.of_sum((self.law, self.mean, math.sqrt(self.var)), (other.law, other.mean, math.sqrt(other.var)))
-        return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=alive, law=law)
+        return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=alive, law=law, grams=_of_sum(x, y))
 
     def fold(self, shape: Sequence[int]) -> Moments:
         """Sum down to ``shape``: the adjoint of broadcasting."""
@@ -368,7 +396,29 @@ class Moments:
         if self.var <= 0.0:
             return Moments(self.dims, float(values[len(values) // 2]), np.zeros_like(self.v))
         mean, table = GRID.dual(values, self.latent())
-        return replace(from_pairs(self.dims, mean, table), law=Marginal(lambda: values))
+        grams = {}
+        for a, s in self.grams.items():
+            m = self._mapped(values, a, s)
+            table = gram.retuned(table, a, gram.correlation(m))
+            own = float(np.trace(m)) / len(m)
+            if (known := float(table[(-1,) * table.ndim])) > 0:
+                table, mean = table * (own / known), mean * math.sqrt(own / known)
+            if (after := gram.standardised(m)) is not None:
+                grams[a] = after
+        return replace(from_pairs(self.dims, mean, table), law=Marginal(lambda: values), grams=grams)
+
+    def _mapped(self, values: Array, atom: int, s: Array) -> Array:
+        """Moments along an atom behind a scalar function, each entry at its own scale and correlation with every other."""
+        others = float(take(self.v, atom, 0).sum()) / self.var
+        rho = gram.spread(others, 1 - others, s, len(s))
+        scale = np.sqrt(np.maximum(np.diagonal(rho), 0.0))
+        both = np.outer(scale, scale)
+        rho = np.clip(np.divide(rho, both, out=np.zeros_like(rho), where=both > 0), -1.0, 1.0)
+        latent = rho if self.law is None else self.law.latent(rho)
+        if np.abs(scale - 1).max() < _EVEN:
+            return GRID.dual_curve(values, latent)
+        u, mean = self.on_grid(), self.mean
+        return GRID.dual_of([np.interp(mean + c * (u - mean), u, values) for c in scale], latent)
 
     def latent(self) -> Array:
         """Correlations of the Gaussian array that this one is a function of, as a table; the variance must not be zero."""
@@ -390,10 +440,13 @@ class Moments:
             return self
         dim %= len(self.dims)
         at, atoms, v = self.atoms(dim).start, list(self.dims[dim]), self.v
+        marks = [self.grams.get(a) for a in range(v.ndim)]
         while len(atoms) > 1:
+            marks[at : at + 2] = [gram.united(v, at, (atoms[0], atoms[1]), (marks[at], marks[at + 1]))]
             v = merge(v, at, atoms[0], atoms[1])
             atoms[:2] = [atoms[0] * atoms[1]]
-        return replace(self, dims=(*self.dims[:dim], tuple(atoms), *self.dims[dim + 1 :]), v=v)
+        grams = {a: s for a, s in enumerate(marks) if s is not None}
+        return replace(self, dims=(*self.dims[:dim], tuple(atoms), *self.dims[dim + 1 :]), v=v, grams=grams)
 
     def capped(self) -> Moments:
         """At most :data:`MAX_ATOMS` atoms: the last crowded axis is averaged first."""
@@ -419,9 +472,12 @@ class Moments:
             return x
         v = np.zeros((2,) * sum(map(len, dims)))
         v.ravel()[place(x.dims, dims)] = x.v.ravel()
+        grams = (
+            gram.relaid(x.grams, [own[0] if len(own) == 1 else None for own in pieces(x.dims, dims)]) if x.grams else gram.EMPTY
+        )
         if x.shape == tuple(map(math.prod, dims)):
-            return replace(x, dims=dims, v=v)
-        return Moments(dims, x.mean, v)
+            return replace(x, dims=dims, v=v, grams=grams)
+        return Moments(dims, x.mean, v, grams=grams)
 
 
 def _added(varying: Array, constant: Array) -> Array:
@@ -449,6 +505,26 @@ def pairs_over(x: Moments, dims: Dims) -> Array:
     """:meth:`Moments.pairs` of ``x.over(dims)``."""
     x = x.merged(dims)
     return x.pairs() if x.dims == dims else x.pairs().ravel()[origin(x.dims, dims)]
+
+
+def _without(x: Moments, dim: int, *, keep: bool) -> gram.Grams:
+    """The structures of the other axes when an axis of at most one atom keeps it (without its structure) or loses it."""
+    if not x.grams:
+        return gram.EMPTY
+    at, gone = x.atoms(dim).start, set(x.atoms(dim))
+    step = (0 if gone else 1) if keep else -len(gone)
+    return gram.relaid(x.grams, [None if a in gone else a + step * (a >= at) for a in range(x.v.ndim)])
+
+
+def _of_sum(x: Moments, y: Moments) -> gram.Grams:
+    """The structures of a sum of independent tensors on the same atoms."""
+    found = {}
+    for a in sorted({*x.grams, *y.grams}):
+        n = x.sizes()[a]
+        out = gram.mixed([(float(take(m.v, a, 1).sum()), m.grams.get(a)) for m in (x, y)], n)
+        if out is not None:
+            found[a] = out
+    return found or gram.EMPTY
 
 
 def from_pairs(dims: tuple[Atoms, ...], mean: float, table: Array, value: npt.NDArray[np.generic] | None = None) -> Moments:

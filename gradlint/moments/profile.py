@@ -107,7 +107,7 @@ def _weight(x: Moments, amplitude: Array, power: Array) -> Moments:
     w = x.map(amplitude)
     v = w.v.copy()
     v[(-1,) * v.ndim] += float(GRID.weights @ power) - w.q
-    return Moments(w.dims, w.mean, v)
+    return replace(w, v=v, law=None)
 
 
 def along(g: Moments, x: Moments, factor: Array, power: Array | None = None) -> Moments:
