@@ -55,6 +55,8 @@ class Flowed:
         edges: how the gradient energy got there.
         how: node name to ``known``, ``sampled`` or ``opaque``.
         notes: assumptions made on the way.
+        grids: name of every member of an elementwise cone to the cone's values on the grid of its root.
+        norms: name of every node that ends a norm written by hand to that norm.
     """
 
     traced: Traced
@@ -64,6 +66,8 @@ class Flowed:
     edges: tuple[Edge, ...]
     how: Mapping[str, str]
     notes: tuple[str, ...]
+    grids: Mapping[str, Grid]
+    norms: Mapping[str, Norm]
 
 
 def propagate(traced: Traced) -> Flowed:
@@ -333,6 +337,8 @@ class _Run:
             tuple(self.edges),
             self.how,
             tuple(dict.fromkeys([*self.notes, *self.covariances.notes])),
+            {n.name: self.grids[cone.root] for n, cone in self.cones.items() if cone.root in self.grids},
+            {n.name: norm for n, norm in self.norms.items()},
         )
 
 

@@ -128,6 +128,11 @@ class Grid:
         out: torch.Tensor = scalar_function(node)(*args, **dropped)
         return out
 
+    @property
+    def root(self) -> fx.Node:
+        """The node that all members are functions of."""
+        return self._cone.root
+
     def moments(self, node: fx.Node) -> Moments:
         """Law of a member's value; exact (not through the series) where it is an affine function of the root."""
         values = _finite(self._values[node].detach().numpy())
