@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from gradlint.verify import Comparison
+    from gradlint.verification import Comparison
 
 SAME_FILE_EVERY_TIME = {"svg.hashsalt": "gradlint", "svg.fonttype": "none", "font.family": "sans-serif"}
 LOW, HIGH = -40, 40  # bits: what lies outside is drawn at the edge

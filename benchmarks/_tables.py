@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gradlint.analysis import Analysis
-    from gradlint.verify import Comparison, Measured, Size
+    from gradlint.verification import Comparison, Measured, Size
 
 README = Path(__file__).resolve().parent / "README.md"
 START, END = "<!-- accuracy:start -->", "<!-- accuracy:end -->"

@@ -34,7 +34,7 @@ from gradlint.analysis import Analysis
 from gradlint.errors import TargetError
 from gradlint.flow import propagate
 from gradlint.trace import build, parse_input, recording, trace
-from gradlint.verify import Measured, backward, compare, measure
+from gradlint.verification import Measured, backward, compare, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -2,6 +2,7 @@
 
     report = gradlint.lint(model)           # the verdict: findings, each with its line, its number and its fix
     analysis = gradlint.analyze(model)      # the numbers: rms and gradient rms of every parameter, module and op
+    verified = gradlint.verify(model)       # both, beside real forward and backward passes
 
 ``import gradlint`` imports neither torch nor anything slow; a name is loaded when it is first used.
 """
@@ -15,7 +16,7 @@ from gradlint._version import __version__
 
 if TYPE_CHECKING:
     from gradlint.analysis import Analysis
-    from gradlint.engine import analyze, lint
+    from gradlint.engine import analyze, lint, verify
     from gradlint.errors import (
         AnalysisError,
         BuildError,
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
         TargetError,
         TraceError,
         UsageError,
+        VerificationError,
     )
     from gradlint.findings import Confidence, Finding, Location, Report, Severity
+    from gradlint.verification import Verification
 
 __all__ = [
     "Analysis",
@@ -45,9 +48,12 @@ __all__ = [
     "TargetError",
     "TraceError",
     "UsageError",
+    "Verification",
+    "VerificationError",
     "__version__",
     "analyze",
     "lint",
+    "verify",
 ]
 
 _HOME = {
@@ -57,8 +63,10 @@ _HOME = {
     "Location": "findings",
     "Report": "findings",
     "Severity": "findings",
+    "Verification": "verification",
     "analyze": "engine",
     "lint": "engine",
+    "verify": "engine",
 }
 
 

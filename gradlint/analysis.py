@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gradlint.findings import Coverage, ModuleFacts, NodeFacts, ParameterFacts, TargetReport
-from gradlint.flow import Flowed
+from gradlint.flowed import Flowed
 from gradlint.moments import Moments
-from gradlint.trace.graph import step
+from gradlint.trace.graph import op_name, step
 
 __all__ = ["Analysis"]
 
@@ -36,14 +36,13 @@ class Analysis:
 
     @cached_property
     def parameters(self) -> Mapping[str, ParameterFacts]:
-        """Canonical parameter name to its facts; ``grad_rms`` is 0 where no gradient arrives."""
-        grads = self.flowed.parameters
-        return {
-            name: ParameterFacts(
-                name, record.shape, str(record.law), record.law.moments.rms, grads[name].rms if name in grads else 0.0
-            )
-            for name, record in self.flowed.traced.parameters.items()
-        }
+        """Canonical parameter name to its facts; ``grad_rms`` is 0 where no gradient arrives, None where it is unknown."""
+        grads, unknown = self.flowed.parameters, self.flowed.unknown.parameters
+        facts = {}
+        for name, record in self.flowed.traced.parameters.items():
+            grad = None if name in unknown else grads[name].rms if name in grads else 0.0
+            facts[name] = ParameterFacts(name, record.shape, str(record.law), record.law.moments.rms, grad)
+        return facts
 
     @cached_property
     def modules(self) -> Mapping[str, ModuleFacts]:
@@ -55,12 +54,20 @@ class Analysis:
         return facts
 
     @cached_property
+    def inputs(self) -> Mapping[str, NodeFacts]:
+        """Name of a floating-point input to its facts."""
+        placeholders = (n for n in self.flowed.traced.graph.nodes if n.op == "placeholder")
+        facts = {node.name: node for node in self.nodes}
+        pairs = zip(placeholders, self.flowed.traced.inputs, strict=True)
+        return {spec.name: facts[n.name] for n, spec in pairs if step(n).floating}
+
+    @cached_property
     def nodes(self) -> tuple[NodeFacts, ...]:
         """Every op in order of execution."""
         return tuple(
             NodeFacts(
                 node.name,
-                node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target)),
+                op_name(node),
                 step(node).module,
                 step(node).location,
                 step(node).shape or (),
@@ -80,8 +87,7 @@ class Analysis:
             if how == "known":
                 known += 1
             else:
-                target = names[name].target
-                op = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+                op = op_name(names[name])
                 counts[how][op] = counts[how].get(op, 0) + 1
         return Coverage(known, counts["sampled"], counts["opaque"])
 
@@ -102,12 +108,13 @@ class Analysis:
         )
 
     def _rms(self, node: str) -> tuple[float | None, float | None]:
-        value = self.flowed.forward.get(node)
-        if not isinstance(value, Moments):
-            return None, None
-        grad = self.flowed.backward.get(node)
-        return _known(value.rms), _known(grad.rms) if isinstance(grad, Moments) else 0.0
+        value, grad = self.flowed.forward.get(node), self.flowed.backward.get(node)
+        rms = _number(value.rms) if isinstance(value, Moments) else None
+        unknown = self.flowed.unknown
+        if isinstance(value, tuple) or node in unknown.nodes or (grad is None and node in unknown.inner):
+            return rms, None
+        return rms, 0.0 if grad is None else _number(grad.rms)
 
 
-def _known(x: float) -> float | None:
-    return x if math.isfinite(x) else None
+def _number(x: float) -> float | None:
+    return None if math.isnan(x) else x

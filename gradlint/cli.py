@@ -56,6 +56,8 @@ def cli() -> None:
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option("--input", multiple=True, metavar="SPEC", help="An input: [NAME:][DTYPE:]SHAPE, e.g. 2,3,224,224 or "
               "ids:int64<1000:2,128. Repeatable; what is not given is found in the file or guessed.")  # fmt: skip
+@click.option("--verify", is_flag=True, help="Also run the models for real, forward and backward, and say where the prediction "
+              "and the findings hold.")  # fmt: skip
 @click.option("--select", multiple=True, metavar="RULES", help="Only these rules: codes, prefixes or names, or ALL.")
 @click.option("--ignore", multiple=True, metavar="RULES", help="Not these rules.")
 @click.option("--fail-on", type=_FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]")
@@ -75,7 +77,9 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
     if options["exit_zero"]:
         options["fail_on"] = "never"
     flags = {
-        name: options[name] for name in ("input", "select", "ignore", "fail_on", "output_format", "output_file") if options[name]
+        name: options[name]
+        for name in ("input", "select", "ignore", "fail_on", "output_format", "output_file", "verify")
+        if options[name]
     }
     settings = configure(targets, flags, config=options["config"], isolated=options["isolated"])
     if settings.output_format not in FORMATS:

@@ -31,6 +31,7 @@ class Settings:
         input: specs of the model's inputs (``x=2,3,32,32:float32``); empty means they are found or guessed.
         output_format: a name in ``gradlint.report.FORMATS``.
         output_file: where the report goes; None is stdout.
+        verify: put real forward and backward passes beside the prediction.
         source: the file these came from, if any.
     """
 
@@ -40,6 +41,7 @@ class Settings:
     input: tuple[str, ...] = ()
     output_format: str = "full"
     output_file: Path | None = None
+    verify: bool = False
     source: Path | None = field(default=None, compare=False)
 
     def wants(self, code: str, name: str) -> bool:
@@ -167,6 +169,12 @@ def _string(value: object, where: str) -> str:
     raise UsageError(f"{where}: expected a string, got {value!r}")
 
 
+def _flag(value: object, where: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise UsageError(f"{where}: expected true or false, got {value!r}")
+
+
 def _path(value: object, where: str) -> Path | None:
     return value if value is None or isinstance(value, Path) else Path(_string(value, where))
 
@@ -178,4 +186,5 @@ _READERS = {
     "input": _strings,
     "output_format": _string,
     "output_file": _path,
+    "verify": _flag,
 }

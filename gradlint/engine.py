@@ -1,8 +1,8 @@
-"""The whole pipeline in one screen: load, trace, flow, rules, report.
+"""The whole pipeline in one screen: load, trace, flow, rules, real runs where they are asked for, report.
 
 lint_targets ── load ── build ──┐
-                                ├── _predict (trace, flow) ── _judge (rules) ── Report
-lint, analyze ──────────────────┘
+                                ├── _predict (trace, flow) ── _judge (rules) ── _verify (real runs) ── Report
+lint, analyze, verify ──────────┘
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,19 +19,23 @@ from torch import nn
 
 from gradlint._version import __version__
 from gradlint.analysis import Analysis
+from gradlint.comparison import Comparison
 from gradlint.config import Settings
-from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError
+from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError, VerificationError
 from gradlint.findings import Finding, Report, TargetReport
 from gradlint.flow import propagate
 from gradlint.load import Loaded, load
 from gradlint.packs import choose, load_rules
 from gradlint.rule import Context, Rule
 from gradlint.trace import InputSpec, Laws, build, parse_input, recording, trace
+from gradlint.verification import Verification, compare, duplicate, judge, measure, overlooked, precisions
 
-__all__ = ["analyze", "lint", "lint_targets"]
+__all__ = ["analyze", "lint", "lint_targets", "verify"]
 
 Model = nn.Module | Callable[[], nn.Module]
 Inputs = tuple[Any, ...] | Mapping[str, Any] | torch.Tensor | Sequence[InputSpec | str] | None
+
+_SEEDS = 4
 
 _log = logging.getLogger("gradlint")
 
@@ -59,14 +65,47 @@ def lint(model: Model, inputs: Inputs = None, **settings: Any) -> Report:
         PackError: a rule pack cannot be loaded.
     """
     chosen = Settings().updated(settings, "lint()")
-    rules = choose(load_rules(), chosen)
+    return _lint(model, inputs, chosen, _SEEDS if chosen.verify else 0)
+
+
+def verify(model: Model, inputs: Inputs = None, seeds: int = _SEEDS, **settings: Any) -> Verification:
+    """Judge a model as :func:`lint` does, and lay real forward and backward passes beside every number.
+
+    Each seed draws floating-point inputs and the gradient at the output anew, and the weights as well where ``model`` builds
+    them; an instance is copied and judged by its values. Nothing outside is touched. Same arguments otherwise.
+
+    Args:
+        seeds: real passes; squares are averaged over them.
+
+    Raises:
+        VerificationError: the model cannot be run for real.
+        TargetError: the model cannot be analysed.
+        UsageError: a setting makes no sense.
+        PackError: a rule pack cannot be loaded.
+    """
+    if seeds < 1:
+        raise UsageError(f"verify(): seeds: expected a positive number, got {seeds!r}")
+    report = _lint(model, inputs, Settings().updated(settings, "verify()"), seeds)
+    comparison = report.targets[0].verification
+    if comparison is None:
+        raise AnalysisError("nothing was measured")
+    return Verification(report, comparison)
+
+
+def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Report:
+    rules = choose(load_rules(), settings)
     name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__qualname__", repr(model))
-    analysis = _predict(model, inputs, chosen)
-    context = Context(analysis, name, chosen)
+    context = Context(_predict(model, inputs, settings), name, settings)
     findings, crashes = _judge(context, rules)
     if crashes:
         raise crashes[0]
-    return _report([analysis.to_target_report(name, context.paths.log2)], findings, [], chosen)
+    facts = context.analysis.to_target_report(name, context.paths.log2)
+    missed: list[TargetError] = []
+    if seeds:
+        again = None if isinstance(model, nn.Module) else model
+        comparison, findings, missed = _verify(context, findings, again, seeds)
+        facts = replace(facts, verification=comparison)
+    return _report([facts], findings, missed, settings)
 
 
 def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
@@ -91,9 +130,15 @@ def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
                 context = Context(analysis, name, settings)
                 facts = analysis.to_target_report(name, context.paths.log2)
                 found, crashes = _judge(context, rules)
+                failures += crashes
+                if settings.verify:
+                    with _contained(name, failures):
+                        again = None if item.instance else item.build
+                        comparison, found, missed = _verify(context, found, again, _SEEDS)
+                        facts = replace(facts, verification=comparison)
+                        failures += missed
                 reports.append(facts)
                 findings += found
-                failures += crashes
     return _report(reports, findings, failures, settings)
 
 
@@ -131,6 +176,38 @@ def _judge(context: Context, rules: Sequence[Rule]) -> tuple[list[Finding], list
         with _contained(context.target, crashes, f"rule {rule.code}"):
             findings += rule.check(context)
     return findings, crashes
+
+
+def _verify(
+    context: Context, findings: Sequence[Finding], again: Callable[[], nn.Module] | None, seeds: int
+) -> tuple[Comparison, list[Finding], list[TargetError]]:
+    """Real passes beside the prediction, the findings with what they say of them, and what nothing was found of.
+
+    Args:
+        again: builds the model anew for each seed; None: it is an instance.
+
+    Raises:
+        VerificationError: the model cannot be run for real.
+    """
+    analysis, traced = context.analysis, context.analysis.flowed.traced
+    fitting = precisions(traced)
+    model = traced.model if again is None else partial(_anew, again, traced.model)
+    try:
+        real = measure(model, traced.arguments, seeds, fitting, entries=True)
+    except TargetError as error:
+        message = f"the model cannot be run for real: {error.message}"
+        raise VerificationError(message, where=error.where, hint=error.hint) from error
+    missed = overlooked(context, real)
+    if missed is not None:
+        missed.target = context.target
+    judged = [judge(finding, analysis, real) for finding in findings]
+    return compare(analysis, real), judged, [] if missed is None else [missed]
+
+
+def _anew(again: Callable[[], nn.Module], known: nn.Module) -> nn.Module:
+    """A model of its own, also from a factory that returns the same object every time."""
+    made = build(again)
+    return duplicate(known) if getattr(made, "_orig_mod", made) is known else made
 
 
 def _report(

@@ -7,7 +7,8 @@
     │   ├── BuildError           the model cannot be constructed
     │   ├── InputError           no inputs were found that the model accepts
     │   ├── TraceError           forward raised, or did something that cannot be recorded
-    │   └── AnalysisError        gradlint's own fault: a bug worth reporting
+    │   ├── AnalysisError        gradlint's own fault: a bug worth reporting
+    │   └── VerificationError    a real run was asked for and is not possible, or contradicts the prediction
     └── PackError                a rule pack cannot be loaded
 
 A finding is never an exception and an exception is never a pass.
@@ -25,6 +26,7 @@ __all__ = [
     "TargetError",
     "TraceError",
     "UsageError",
+    "VerificationError",
 ]
 
 
@@ -100,3 +102,9 @@ class AnalysisError(TargetError):
     """A failure inside gradlint's own analysis."""
 
     stage = "analyse"
+
+
+class VerificationError(TargetError):
+    """A real run was asked for and is not possible, or contradicts the prediction."""
+
+    stage = "verify"

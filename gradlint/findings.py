@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
+
+from gradlint.comparison import Claim, Comparison, significant
 
 __all__ = [
     "Confidence",
@@ -79,6 +81,8 @@ class Finding:
         factors: causes that multiply to the gain the finding is about.
         instances: module paths or parameter names the finding covers (48 equal blocks are one finding).
         fix: what to change, with its value.
+        claim: what of it real backward passes can check; None: nothing.
+        verified: what they said, where they were asked.
     """
 
     code: str
@@ -94,6 +98,8 @@ class Finding:
     instances: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     fix: str = ""
+    claim: Claim | None = None
+    verified: Literal["verified", "contradicted"] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as the JSON report shows it."""
@@ -112,18 +118,22 @@ class Finding:
             "factors": [{"cause": f.cause, "log2": significant(f.log2), "detail": f.detail} for f in self.factors],
             "notes": list(self.notes),
             "fix": self.fix,
+            "verified": self.verified,
         }
 
 
 @dataclass(frozen=True)
 class ParameterFacts:
-    """Prediction for one parameter. ``rms`` and ``grad_rms`` as defined in the README's "What is predicted"."""
+    """Prediction for one parameter. ``rms`` and ``grad_rms`` as defined in the README's "What is predicted".
+
+    A ``grad_rms`` of 0 says that no gradient arrives; None, that it has to pass an op that nothing is known about.
+    """
 
     name: str
     shape: tuple[int, ...]
     init: str
     rms: float
-    grad_rms: float
+    grad_rms: float | None
 
 
 @dataclass(frozen=True)
@@ -186,6 +196,7 @@ class TargetReport:
     Args:
         rung: how it was traced.
         gain_log2: gradient norm at the input over that at the output, in bits; None when no gradient gets there.
+        verification: the prediction beside real backward passes; None where none were asked for.
     """
 
     name: str
@@ -198,6 +209,7 @@ class TargetReport:
     modules: tuple[ModuleFacts, ...] = ()
     nodes: tuple[NodeFacts, ...] = ()
     assumptions: tuple[str, ...] = ()
+    verification: Comparison | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The target as the JSON report shows it."""
@@ -241,6 +253,7 @@ class TargetReport:
                 }
                 for n in self.nodes
             ],
+            "verification": None if self.verification is None else self.verification.to_dict(),
         }
 
 
@@ -306,13 +319,6 @@ class Report:
         )
         head = "<tr><th>code</th><th>severity</th><th>where</th><th>what</th><th>fix</th></tr>"
         return f"<p>gradlint: {len(self.findings)} findings, {self.coverage}</p><table>{head}{rows}</table>"
-
-
-def significant(value: float | str | None, digits: int = 6) -> float | int | str | None:
-    """Round to ``digits`` significant digits so that reports are the same bytes on every machine."""
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.{digits}g}")
 
 
 def _place(location: Location | None) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,61 +13,19 @@ from torch import fx
 
 from gradlint.covary import Covariances, Ledger
 from gradlint.errors import AnalysisError
+from gradlint.flowed import Edge, Flowed
 from gradlint.handwritten import Norm, find_norms
 from gradlint.moments import Moments, energy, meet, total
 from gradlint.ops import IDENTITY, Call, Flow, by_parts, lookup
-from gradlint.ops.sampled import sampled
+from gradlint.ops.sampled import or_sampled, said, sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
 from gradlint.region import Region
 from gradlint.trace.graph import Step, Traced, callable_of, op_name, step
+from gradlint.unknown import Unknown
 
-__all__ = ["Edge", "Flowed", "propagate"]
-
+__all__ = ["propagate"]
 
 _Inputs = dict[Moments, fx.Node | str]
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Gradient energy (sum of squares over entries) that a consumer's gradient sends to one of its inputs.
-
-    Args:
-        consumer: node name.
-        producer: node name of the input; for a recurrent leaf's parameter, the parameter's name.
-        energy: of the gradient that arrives.
-        source: energy of the consumer's own gradient.
-    """
-
-    consumer: str
-    producer: str
-    energy: float
-    source: float
-
-
-@dataclass(frozen=True)
-class Flowed:
-    """Moments on every node of a traced model.
-
-    Args:
-        forward: node name to the moments of its output (a tuple for ops that return one, None where unknown).
-        backward: node name to the moments of its gradient; absent where no gradient arrives.
-        parameters: parameter name to the moments of its gradient.
-        edges: how the gradient energy got there.
-        how: node name to ``known``, ``sampled`` or ``opaque``.
-        notes: assumptions made on the way.
-        grids: name of every member of an elementwise cone to the cone's values on the grid of its root.
-        norms: name of every node that ends a norm written by hand to that norm.
-    """
-
-    traced: Traced
-    forward: Mapping[str, Any]
-    backward: Mapping[str, Moments]
-    parameters: Mapping[str, Moments]
-    edges: tuple[Edge, ...]
-    how: Mapping[str, str]
-    notes: tuple[str, ...]
-    grids: Mapping[str, Grid]
-    norms: Mapping[str, Norm]
 
 
 def propagate(traced: Traced) -> Flowed:
@@ -103,14 +61,40 @@ class _Run:
 
     def __post_init__(self) -> None:
         drawn = {name: p.drawn_with for name, p in self.traced.parameters.items() if p.law.std > 0}
-        self.covariances = Covariances(Ledger(drawn, self.values, self.grads, self.fixed, self.grids))
+        self.covariances = Covariances(Ledger(self.traced.graph, drawn, self.values, self.grads, self.grids))
+        self.unknown = Unknown(self.traced)
 
     def forward(self) -> None:
         self.cones, self.norms = find_cones(self.traced.graph), find_norms(self.traced.graph)
         self.covariances.ledger.found(self.cones, self.norms)
         for node in self.traced.graph.nodes:
             if node.op != "output":
-                self.values[node] = self.covariances.entered(node, self._pinned(node, self._value(node)))
+                self.values[node] = self._corrected(self.covariances.entered, node, self._pinned(node, self._known(node)))
+
+    def _known(self, node: fx.Node) -> Any:
+        """Moments of a node; None where they are unknown, be it for a formula that breaks: the rest is still judged."""
+        try:
+            return self._value(node)
+        except _Unknown as error:
+            self._lose(node, str(error))
+        except AnalysisError:
+            raise
+        except Exception as error:  # noqa: BLE001  (as in _apply)
+            self._lose(node, said(error))
+        return None
+
+    def _lose(self, node: fx.Node, reason: str) -> None:
+        """Nothing is known about an op."""
+        self.how[node.name] = "opaque"
+        self.unknown.reasons[node.name] = reason
+
+    def _corrected(self, by: Callable[[fx.Node, Any], Any], node: fx.Node, value: Any) -> Any:
+        """Moments with what their terms have in common, as far as that can be followed."""
+        try:
+            return by(node, value)
+        except Exception as error:  # noqa: BLE001  (as in _apply)
+            self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: terms taken as independent ({said(error)})")
+            return value
 
     def _pinned(self, node: fx.Node, value: Any) -> Any:
         """A number made of weights alone is what it was when traced: a spectral norm, a learned scale."""
@@ -130,15 +114,23 @@ class _Run:
             if facts.value is None:
                 return self.traced.parameters[str(node.target)].law.moments
             return None if "complex" in str(facts.dtype) else facts.constant()
+        self.how[node.name] = "known"
+        if facts.value is not None:
+            return facts.constant()
         source: Any = node.args[0] if node.args else None
-        if facts.shape is not None and (not facts.floating or facts.value is not None):
-            self.how[node.name] = "known" if facts.value is not None else "opaque"
-            return facts.constant() if facts.value is not None else None  # a complex tensor: nothing is known of it
         if node.target is operator.getitem and isinstance(self.values.get(source), tuple):
-            self.how[node.name] = "known"
             index: Any = node.args[1]
-            return self.values[source][index]
-        if node in self.norms and isinstance(self.values[self.norms[node].root], Moments):
+            member = self.values[source][index]
+            if member is None:
+                raise _Unknown("nothing is predicted for this member of a tuple")
+            return member
+        if facts.shape is not None and not facts.floating:
+            raise _Unknown("it returns complex numbers")
+        blank = [n for n in node.all_input_nodes if self.values[n] is None]
+        if blank and all(step(n).floating for n in blank):  # complex ones are sampled on the way; behind others all is unknown
+            self.how[node.name] = "opaque"
+            return None
+        if node in self.norms:
             return self._norm_value(node, self.norms[node])
         if node in self.cones:
             return self._cone_value(node)
@@ -147,20 +139,15 @@ class _Run:
     def _norm_value(self, node: fx.Node, norm: Norm) -> Moments:
         x: Moments = replace(self.values[norm.root])
         flow = norm.flow(Call(step(node).shape), x)
-        self.how[node.name] = "known"
         self.flows[node] = (flow, {x: norm.root})
         out: Moments = flow.out
         return out
 
-    def _cone_value(self, node: fx.Node) -> Moments | None:
+    def _cone_value(self, node: fx.Node) -> Moments:
         cone = self.cones[node]
-        root = self.values[cone.root]
-        if not isinstance(root, Moments):
-            self.how[node.name] = "opaque"
-            return None
+        root: Moments = self.values[cone.root]
         if cone.root not in self.grids:
             self.grids[cone.root] = grid_of(cone, root)
-        self.how[node.name] = "known"
         return self.grids[cone.root].moments(node)
 
     def _call(self, node: fx.Node, facts: Step) -> Any:
@@ -185,12 +172,7 @@ class _Run:
             call = replace(call, shared_width=shared_width(node))
         if node.op == "call_module":
             call = self._leaf(node, inputs)
-        try:
-            flow = self._apply(node, call, tuple(args), kwargs, inputs)
-        except _Unknown as error:
-            self.how[node.name] = "opaque"
-            self.notes.append(f"{self._where(node, facts)}: nothing is known about {op_name(node)}: {error}")
-            return None
+        flow = self._apply(node, call, tuple(args), kwargs, inputs)
         self.flows[node] = (flow, inputs)
         if self.how[node.name] == "known":
             self.covariances.ledger.called(node, call, tuple(args), kwargs, inputs)
@@ -201,7 +183,6 @@ class _Run:
         if any(self.values[n] is None for n in node.all_input_nodes):
             return self._region(node, lambda n: self.values[n] is None, inputs, "it depends on a tensor without moments")
         if self._target(node) in IDENTITY and isinstance(args[0], Moments):
-            self.how[node.name] = "known"
             return Flow(args[0], lambda g: {args[0]: g})
         reason = "no transfer function"
         if op is not None:
@@ -212,11 +193,12 @@ class _Run:
             except NotImplementedError as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001  (a formula that breaks must not hide the rest; it is reported)
-                reason = f"formula failed ({type(error).__name__}: {error})"
+                reason = f"formula failed ({said(error)})"
                 self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: {reason}")
             else:
-                self.how[node.name] = "known"
-                return flow
+                if node.op == "call_module":
+                    return flow
+                return or_sampled(flow, callable_of(node), args, kwargs, lambda why: self._sampled_back(node, why))
         if node.op == "call_module":
             raise _Unknown(reason)
         if any(n.op.startswith("call") for n in node.all_input_nodes) and all(n in self.fixed for n in node.all_input_nodes):
@@ -230,15 +212,20 @@ class _Run:
         inputs.update({replace(self.values[leaf]): leaf for leaf in region.leaves})
         flow = self._sampled(node, region, list(inputs), {}, reason)
         self.how.update({n.name: "sampled" for n in region.members if self.how.get(n.name) == "opaque"})
+        self.unknown.sampled_with(node, region.members)
         return flow
 
     def _sampled(self, node: fx.Node, function: Any, args: Any, kwargs: Any, reason: str) -> Flow:
         try:
             flow = sampled(function, args, kwargs)
         except Exception as error:
-            raise _Unknown(f"{reason}, and sampling it failed ({type(error).__name__}: {error})") from error
+            raise _Unknown(f"{reason}, and sampling it failed ({said(error)})") from error
         self.how[node.name] = "sampled"
         return flow
+
+    def _sampled_back(self, node: fx.Node, reason: str) -> None:
+        self.how[node.name] = "sampled"
+        self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: formula of its gradient failed ({reason})")
 
     def _target(self, node: fx.Node) -> Any:
         if node.op == "call_module":
@@ -266,19 +253,31 @@ class _Run:
         self.grads[start] = Moments.iid(step(start).shape or ())
         self.covariances.sent(None, 0, start, self.grads[start])
         for node in reversed(list(self.traced.graph.nodes)):
-            g = self.grads.get(node)
+            g, lost = self.grads.get(node), node.name in self.unknown.nodes
             if g is not None:
-                g = self.grads[node] = self.covariances.met(node, g)
+                g = self.grads[node] = self._corrected(self.covariances.met, node, g)
                 if node.op == "get_attr":
                     self._send_parameter(str(node.target), g)
-            if g is None or not step(node).grad or node.op in ("placeholder", "get_attr", "output"):
+            if (g is None and not lost) or not step(node).grad or node.op in ("placeholder", "get_attr", "output"):
                 continue
+            if lost or not self._back(node, g):
+                self.unknown.behind(node)
+
+    def _back(self, node: fx.Node, g: Any) -> bool:
+        """Send the gradient of a node on to its inputs; False where the way is unknown."""
+        try:
             if node in self.cones and isinstance(self.values[node], Moments):
                 self._back_cone(node, g)
             elif node in self.flows:
                 self._back_call(node, g)
-            elif node.target is operator.getitem:
+            elif node.target is operator.getitem and isinstance(self.values[node.all_input_nodes[0]], tuple):
                 self._back_member(node, g)
+            else:
+                return False
+        except Exception as error:  # noqa: BLE001  (as in _apply)
+            self._lose(node, f"its gradient failed ({said(error)})")
+            return False
+        return True
 
     def _back_cone(self, node: fx.Node, g: Moments) -> None:
         cone = self.cones[node]
@@ -332,11 +331,12 @@ class _Run:
         return Flowed(
             self.traced,
             {n.name: value for n, value in self.values.items()},
-            backward,
-            self.parameters,
+            {name: g for name, g in backward.items() if name not in self.unknown.nodes},
+            {name: g for name, g in self.parameters.items() if name not in self.unknown.parameters},
             tuple(self.edges),
             self.how,
-            tuple(dict.fromkeys([*self.notes, *self.covariances.notes])),
+            (*dict.fromkeys(self.notes), *self.unknown.notes(), *self.covariances.notes),
+            self.unknown,
             {n.name: self.grids[cone.root] for n, cone in self.cones.items() if cone.root in self.grids},
             {n.name: norm for n, norm in self.norms.items()},
         )

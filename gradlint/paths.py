@@ -20,7 +20,7 @@ from torch import fx
 
 from gradlint.analysis import Analysis
 from gradlint.moments import Moments
-from gradlint.trace.graph import Step, step
+from gradlint.trace.graph import Step, op_name, step
 
 __all__ = ["Loop", "Paths", "Segment", "find_paths"]
 
@@ -78,12 +78,14 @@ class Paths:
         segments: of the spine, from the output to the input; their bits sum to ``log2``.
         gains: node name to the bits of its gradient's norm over the output's.
         loops: weights used at successive steps.
+        entries: where the gradient leaves the model (its inputs, or the lookups that stand in for them), the largest first.
     """
 
     log2: float | None
     segments: tuple[Segment, ...]
     gains: Mapping[str, float]
     loops: tuple[Loop, ...]
+    entries: tuple[str, ...] = ()
 
 
 def find_paths(analysis: Analysis) -> Paths:
@@ -102,7 +104,7 @@ def find_paths(analysis: Analysis) -> Paths:
     for name, node in nodes.items():
         if _is_member(node):
             graph.add_edge(name, str(node.args[0]), energy=energy.get(name, 0.0))
-    entries = _entries(graph, nodes, energy)
+    entries = _entries(graph, nodes, energy, flowed.unknown.nodes)
     for name in entries:
         graph.add_edge(name, _ENTRY, energy=energy[name])
     gains = {n: 0.5 * math.log2(e / energy[source]) for n, e in energy.items() if e > 0 and energy[source] > 0}
@@ -118,7 +120,8 @@ def find_paths(analysis: Analysis) -> Paths:
     segments = _to_first_layer(segments)
     if not segments:
         return Paths(None, (), gains, loops)
-    return Paths(sum(s.log2 for s in segments), _with_norms(segments), gains, loops)
+    by_size = tuple(sorted(entries, key=lambda name: (-energy[name], name)))
+    return Paths(sum(s.log2 for s in segments), _with_norms(segments), gains, loops, by_size)
 
 
 def _energy(g: Moments) -> float:
@@ -133,16 +136,19 @@ def _is_member(node: fx.Node) -> bool:
     )
 
 
-def _entries(graph: nx.DiGraph[str], nodes: Mapping[str, fx.Node], energy: Mapping[str, float]) -> list[str]:
-    """Where gradient leaves the model: its floating inputs, or the lookups that stand in for them."""
-    floats = [n for n, node in nodes.items() if node.op == "placeholder" and n in graph and energy.get(n, 0.0) > 0]
+def _entries(graph: nx.DiGraph[str], nodes: Mapping[str, fx.Node], energy: Mapping[str, float], unknown: set[str]) -> list[str]:
+    """Where gradient leaves the model: its floating inputs, or the lookups that stand in for them; none where it is unknown."""
+    floats = [n for n, node in nodes.items() if node.op == "placeholder" and (n in unknown or energy.get(n, 0.0) > 0)]
     if floats:
-        return floats
-    lookups = [n for n in graph if n in nodes and "embedding" in _op(nodes[n]) and energy.get(n, 0.0) > 0]
+        return [] if unknown.intersection(floats) else floats
+    lookups = [n for n, node in nodes.items() if "embedding" in op_name(node) and (n in unknown or energy.get(n, 0.0) > 0)]
+    if unknown.intersection(lookups):
+        return []
     if lookups:
         biggest = max(_vocabulary(nodes[n]) for n in lookups)
         return [n for n in lookups if _vocabulary(nodes[n]) == biggest]
-    return [n for n in graph if graph.out_degree(n) == 0 and n in nodes and energy.get(n, 0.0) > 0]
+    ends = [n for n in graph if graph.out_degree(n) == 0 and n in nodes and energy.get(n, 0.0) > 0]
+    return [] if unknown else ends
 
 
 def _vocabulary(node: fx.Node) -> int:
@@ -193,13 +199,8 @@ def _between(graph: nx.DiGraph[str], start: str, end: str) -> list[str]:
     return [n for n in graph if n in seen]
 
 
-def _op(node: fx.Node) -> str:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return str(name)
-
-
 def _cause(node: fx.Node) -> str:
-    op = _op(node)
+    op = op_name(node)
     if op in _LINEAR or (op in _PRODUCTS and any(n.op == "get_attr" for n in node.all_input_nodes)):
         return "weights"
     if op in _NORMS:

@@ -2,13 +2,14 @@
 
 An *elementwise cone* is a maximal piece of the graph that is one scalar function of one tensor.
 
-``x·σ(x)``, ``x + relu(x)``, a hand-written GELU, ``relu(relu(x))``: treating their branches as independent tensors is silently
-wrong (by 37 % for swish), so the piece is found first and evaluated as a whole, on a quadrature grid, with the very functions
-the user called. What lies inside gets its own moments too.
+``x·σ(x)``, ``x·(x > 0)``, a hand-written GELU, ``x + (round(x) − x).detach()``: treating their branches as independent
+tensors is silently wrong (by 37 % for swish), so the piece is found first and evaluated as a whole, on a quadrature grid, with
+the very functions the user called. What lies inside gets its own moments too.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from gradlint.moments import GRID, Array, Moments, Parts, along, cut, join, product
+from gradlint.moments import GRID, Array, Moments, Parts, along, carried, cut, join, product
 from gradlint.ops.registry import IDENTITY, POINTWISE
 from gradlint.trace.graph import step
 
@@ -33,7 +34,13 @@ _ARITHMETIC = {
     "neg": torch.neg,
     "maximum": torch.maximum,
     "minimum": torch.minimum,
+    "masked_fill": torch.masked_fill,
 }
+_COMPARISONS = """
+gt lt ge le eq ne greater less greater_equal less_equal not_equal logical_and logical_or logical_not logical_xor bitwise_and
+bitwise_or bitwise_not bitwise_xor isnan isinf isfinite
+"""
+_ARITHMETIC.update((name, getattr(torch, name)) for name in _COMPARISONS.split())
 _BY_FUNCTION = {
     **{getattr(torch, name): function for name, function in _ARITHMETIC.items()},
     operator.add: torch.add,
@@ -41,7 +48,16 @@ _BY_FUNCTION = {
     operator.mul: torch.mul,
     operator.truediv: torch.div,
     operator.neg: torch.neg,
+    operator.gt: torch.gt,
+    operator.lt: torch.lt,
+    operator.ge: torch.ge,
+    operator.le: torch.le,
+    operator.and_: torch.logical_and,
+    operator.or_: torch.logical_or,
+    operator.invert: torch.logical_not,
+    torch.where: torch.where,
 }
+_ARITHMETIC["where"] = torch.Tensor.where
 
 
 @dataclass
@@ -57,20 +73,24 @@ def find_cones(graph: fx.Graph) -> dict[fx.Node, Cone]:
     cones: dict[fx.Node, Cone] = {}
     by_root: dict[fx.Node, Cone] = {}
     for node in graph.nodes:
-        if node.op not in ("call_function", "call_method") or scalar_function(node) is None or not step(node).floating:
+        if node.op not in ("call_function", "call_method") or scalar_function(node) is None or not _of_entries(node):
             continue
         tensors = [n for n in node.all_input_nodes if not _is_scalar_constant(n)]
         roots = {cones[n].root if n in cones else n for n in tensors}
-        same_shape = all(step(n).shape == step(node).shape and step(n).floating for n in tensors)
-        if len(roots) != 1 or not same_shape or any(step(n).value is not None for n in tensors):
+        same_shape = all(step(n).shape == step(node).shape for n in tensors)
+        known = any(n not in cones and (step(n).value is not None or not step(n).floating) for n in tensors)
+        if len(roots) != 1 or not same_shape or known:
             continue
-        if not step(node).grad and any(step(n).grad for n in tensors):
-            continue  # a detached copy: its gradient must not flow
         root = roots.pop()
         cone = by_root.setdefault(root, Cone(root))
         cone.members.append(node)
         cones[node] = cone
     return cones
+
+
+def _of_entries(node: fx.Node) -> bool:
+    """The result is a number, or true or false, for every entry."""
+    return step(node).floating or step(node).dtype == "bool"
 
 
 def scalar_function(node: fx.Node) -> Any:
@@ -91,8 +111,11 @@ def _identity(x: Any, *_: Any, **__: Any) -> Any:
 
 
 def _is_scalar_constant(node: fx.Node) -> bool:
+    """A known tensor whose entries are all one number (``zeros_like(x)``), and not drawn at random."""
     value = step(node).value
-    return value is not None and value.numel() == 1
+    if value is None or value.numel() == 0 or step(node).law is not None:
+        return False
+    return value.numel() == 1 or bool((value == value.reshape(-1)[0]).all())
 
 
 class Grid:
@@ -119,14 +142,18 @@ class Grid:
         def concrete(x: Any) -> Any:
             if not isinstance(x, fx.Node):
                 return x
-            value = step(x).value
-            return self._values[x] if x in self._values else value.double().reshape(()) if value is not None else x
+            if x in self._values or (value := step(x).value) is None:
+                return self._values.get(x, x)
+            number = value.reshape(-1)[0]
+            return number if number.dtype == torch.bool else number.double()
 
         args = fx.node.map_aggregate(node.args, concrete)
         kwargs = fx.node.map_aggregate(node.kwargs, concrete)
         dropped: Mapping[str, Any] = {k: v for k, v in kwargs.items() if k not in ("inplace", "out")}
         out: torch.Tensor = scalar_function(node)(*args, **dropped)
-        return out
+        if step(node).floating and not out.is_floating_point():
+            out = out.double()
+        return out if step(node).grad else out.detach()
 
     @property
     def root(self) -> fx.Node:
@@ -141,7 +168,7 @@ class Grid:
 
     def gradient(self, tail: fx.Node, g: Moments, wanted: list[fx.Node]) -> dict[fx.Node, Moments]:
         """Moments of the gradient at the root and at members ``wanted``, from the gradient ``g`` at ``tail``."""
-        nodes = [n for n in wanted if n is not tail]
+        nodes = [n for n in wanted if n is not tail and self._values[n].requires_grad]
         out = self._values[tail]
         if not out.requires_grad:
             return {}
@@ -150,8 +177,10 @@ class Grid:
         found = {}
         for n, slope in zip(nodes, slopes, strict=True):
             if slope is not None:
-                grad = self._times(arrived, _finite(slope.numpy()))
-                found[n] = grad if n is self._cone.root else replace(grad, profile=None)
+                slopes_at = _finite(slope.numpy())
+                grad, at_root = self._times(arrived, slopes_at), n is self._cone.root
+                radial = self._radial(tail, g, slopes_at) if at_root else None
+                found[n] = replace(grad, profile=grad.profile if at_root else None, radial=radial)
         return found
 
     def curve(self, node: fx.Node) -> tuple[Array, Array]:
@@ -161,6 +190,14 @@ class Grid:
             return _finite(values.detach().numpy()), np.zeros_like(GRID.z)
         (slope,) = torch.autograd.grad(values.sum(), self._leaf, retain_graph=True)
         return _finite(values.detach().numpy()), _finite(slope.numpy())
+
+    def _radial(self, tail: fx.Node, g: Moments, slope: Array) -> float | None:
+        """``Σ g φ'(x) x = Σ g φ(x) + Σ g (x φ'(x) − φ(x))`` per channel; the last term is zero for a ReLU."""
+        if g.radial is None or len(g.dims) < 2:
+            return None
+        rest = self._root.map(self._root.on_grid() * slope - _finite(self._values[tail].detach().numpy()))
+        others = [d for d in range(len(g.dims)) if d != 1]
+        return math.hypot(g.radial, product(replace(g, profile=None, radial=None), rest).sum(others).rms)
 
     def _at_root(self, tail: fx.Node, g: Moments) -> Moments:
         """The gradient at a member with its profile as a function of the root's grid."""
@@ -177,7 +214,8 @@ class Grid:
 
     def _times(self, g: Moments, slope: Array) -> Moments:
         if np.ptp(slope) <= 1e-12 * np.abs(slope).max():
-            return g.scale(float(slope[0]))
+            out = g.scale(float(slope[0]))
+            return out if slope[0] >= 0 else replace(out, profile=g.scale(-float(slope[0])).profile)  # on the root's grid already
         return along(g, self._root, slope)
 
     def _line(self, values: Array) -> tuple[float, float] | None:
@@ -207,7 +245,7 @@ class _GridByParts(Grid):
         guides = super().gradient(tail, g, wanted)
         cuts = cut(g, self._axis, self._sizes)
         found = [grid.gradient(tail, mine, wanted) for grid, mine in zip(self._grids, cuts, strict=True)]
-        return {node: join([f[node] for f in found], self._axis, guide) for node, guide in guides.items()}
+        return {n: carried(join([f[n] for f in found], self._axis, guide), guide) for n, guide in guides.items()}
 
 
 class _GridOfValues(Grid):

@@ -17,14 +17,18 @@ from typing import ClassVar
 from torch import fx
 
 from gradlint.analysis import Analysis
+from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
+from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.moments import Moments
 from gradlint.paths import Loop, Paths, Segment, find_paths
-from gradlint.trace.graph import ParameterRecord, Step, step
+from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 
 __all__ = [
     "LIMITS",
+    "Cancelled",
+    "Claim",
     "Confidence",
     "Context",
     "Factor",
@@ -34,6 +38,7 @@ __all__ = [
     "Loop",
     "Moments",
     "Paths",
+    "Place",
     "Rule",
     "Segment",
     "Severity",
@@ -121,8 +126,28 @@ class Context:
 
     def op(self, node: str) -> str:
         """The name of what a node calls."""
-        target = self._node(node).target
-        return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        return op_name(self._node(node))
+
+    @cached_property
+    def cancelled(self) -> tuple[Cancelled, ...]:
+        """Parameters whose only effect is taken out again by what follows: their gradient is zero, always."""
+        return tuple(cancelled(self.analysis.flowed))
+
+    @cached_property
+    def unused(self) -> tuple[str, ...]:
+        """Trainable parameters from which no differentiable path leads to an output."""
+        return unused(self.analysis.flowed.traced)
+
+    @cached_property
+    def unknown_ops(self) -> Mapping[str, bool]:
+        """Name of each op that nothing is known about, with: a gradient has to pass it."""
+        flowed = self.analysis.flowed
+        passed = flowed.unknown.passed(flowed.how, flowed.backward)
+        return {name: name in passed for name in flowed.unknown.reasons}
+
+    def why_unknown(self, node: str) -> str:
+        """Why nothing is known about an op."""
+        return self.analysis.flowed.unknown.reasons[node]
 
     def _node(self, name: str) -> fx.Node:
         nodes: Iterable[fx.Node] = self.analysis.flowed.traced.graph.nodes
@@ -170,6 +195,28 @@ class Context:
             count[s.cause] = count.get(s.cause, 0) + 1
         order = sorted(total, key=lambda c: (-abs(total[c]), c))
         return tuple(Factor(c, total[c], f"{count[c]} × {times(total[c] / count[c])}") for c in order if abs(total[c]) > 0.05)
+
+    @cached_property
+    def measurable(self) -> Mapping[str, Place]:
+        """Node name to the tensor by which a real run knows it: a module's output, or a floating-point input."""
+        traced = self.analysis.flowed.traced
+        places = {r.output: Place("module", path) for path, r in traced.modules.items() if r.output is not None}
+        given = (n.name for n in traced.graph.nodes if n.op == "placeholder")
+        inputs = zip(given, traced.inputs, strict=True)
+        return {**places, **{node: Place("input", spec.name) for node, spec in inputs if self.steps[node].floating}}
+
+    def claim(self, segments: Sequence[Segment], log2: float) -> Claim | None:
+        """That the gradient gains ``log2`` bits over a stretch of the spine: between the tensors around it that a real run sees.
+
+        Args:
+            segments: of :attr:`paths`, in its order.
+        """
+        spine = [self.paths.segments[0].start, *(s.end for s in self.paths.segments)]
+        before = reversed(spine[: spine.index(segments[0].start) + 1])
+        behind = (*spine[spine.index(segments[-1].end) :], *self.paths.entries)
+        start = next((self.measurable[n] for n in before if n in self.measurable), None)
+        end = next((self.measurable[n] for n in behind if n in self.measurable), None)
+        return None if end is None else Claim((end,), log2, start)
 
     def worst_group(self, segments: Iterable[Segment], sign: int) -> list[Segment]:
         """Segments that share a source line and push most in one direction."""
@@ -219,6 +266,7 @@ class Rule(ABC):
         instances: Sequence[str] = (),
         notes: Sequence[str] = (),
         fix: str = "",
+        claim: Claim | None = None,
     ) -> Finding:
         """A finding of this rule about this model."""
         return Finding(
@@ -235,6 +283,7 @@ class Rule(ABC):
             tuple(instances),
             tuple(notes),
             fix,
+            claim,
         )
 
 

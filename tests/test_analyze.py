@@ -37,6 +37,13 @@ def test_two_analyses_give_the_same_numbers_and_touch_nothing() -> None:
     assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize("std", [1e-4, 1e-8, 1e-12])
+def test_a_norm_of_next_to_nothing_divides_by_its_epsilon(std: float) -> None:
+    facts = gradlint.analyze(lambda: nn.Sequential(linear(64, 32, std / 8), nn.BatchNorm1d(32)), ["64,64"])
+    assert facts.modules["1"].rms == pytest.approx(std / math.sqrt(std**2 + 1e-5), rel=0.02)
+    assert facts.modules["0"].grad_rms == pytest.approx(1e-5**-0.5, rel=0.02)
+
+
 def test_a_bias_in_front_of_a_norm_is_dead() -> None:
     facts = gradlint.analyze(lambda: nn.Sequential(nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU()), ["32,16"]).parameters
     assert facts["0.bias"].grad_rms < 1e-3 * facts["0.weight"].grad_rms

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import gradlint
 from gradlint.trace import parse_input, recording, trace
-from gradlint.verify import compare, measure
+from gradlint.verification import compare, measure
 
 SEEDS = 16
 
@@ -230,6 +230,43 @@ def test_a_recurrent_loop(every_step: bool, leak: float) -> None:
     assert forward < 0.08
 
 
+class Cell(nn.Module):
+    """A cell of torch, stepped by hand."""
+
+    def __init__(self, cell: type[nn.Module], *, every_step: bool) -> None:
+        super().__init__()
+        self.start, self.cell, self.out, self.every_step = nn.Identity(), cell(24, 64), nn.Linear(64, 10), every_step
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.start(x)
+        h = x.new_zeros(x.size(0), 64)
+        state: Any = (h, h) if isinstance(self.cell, nn.LSTMCell) else h
+        outs = []
+        for t in range(x.size(1)):
+            state = self.cell(x[:, t], state)
+            outs.append(self.out(state[0] if isinstance(state, tuple) else state))
+        return torch.stack(outs, 1) if self.every_step else outs[-1]
+
+
+@pytest.mark.parametrize("every_step", [True, False], ids=["every step", "last step"])
+@pytest.mark.parametrize("cell", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
+def test_a_cell_stepped_by_hand(cell: Any, every_step: bool) -> None:
+    gradient, forward = errors(lambda: Cell(cell, every_step=every_step), "x:16,16,24")
+    assert gradient < 0.1
+    assert forward < 0.1
+
+
+def test_most_pairs_of_a_long_loop_are_not_worked_out() -> None:
+    from gradlint.covary.repeats import _worked_out
+
+    steps = 200
+    worked_out = sum(_worked_out(i, d)[-1] == i for d in range(1, steps) for i in range(1, steps - d + 1))
+    assert worked_out < 10 * steps  # of 19900
+    gradient, forward = errors(lambda: Tied(tanh_branch(), 0.1, 40), "x:16,96")
+    assert gradient < 0.1
+    assert forward < 0.1
+
+
 # ---- functions of one tensor that meet --------------------------------------------------------------------------------
 
 
@@ -250,6 +287,21 @@ def test_towers_with_equal_weights(sign: float) -> None:
     gradient, forward = errors(lambda: Siamese(sign), "common:32,64", "first:32,64", "second:32,64")
     assert gradient < 0.08
     assert forward < 0.08
+
+
+def test_a_product_of_towers_with_equal_weights() -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower = nn.Sequential(fan_in(64, 96, 2**0.5), nn.Tanh(), fan_in(96, 96))
+            self.met, self.head = nn.Identity(), fan_in(96, 8)
+
+        def forward(self, common: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return self.head(self.met(self.tower(common + first) * self.tower(common + second)))
+
+    gradient, forward = errors(Product, "common:32,64", "first:32,64", "second:32,64")
+    assert gradient < 0.08
+    assert forward < 0.05
 
 
 class WithMean(nn.Module):
@@ -322,3 +374,31 @@ def test_independent_layers_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> N
     after = gradlint.analyze(build, (torch.randn(8, 32),))
     assert {n: p.grad_rms for n, p in before.parameters.items()} == {n: p.grad_rms for n, p in after.parameters.items()}
     assert [n.rms for n in before.nodes] == [n.rms for n in after.nodes]
+
+
+def test_rules_are_for_transfer_functions_that_exist() -> None:
+    from gradlint.covary import moves, twins
+    from gradlint.ops import TABLE
+
+    known = {op.name for op in TABLE.values()}
+    assert twins._MULTILINEAR | twins._SAMPLES_FIRST | moves.NORMS | moves._SAME - {"identity"} <= known
+
+
+class Mixed(nn.Module):
+    """Two steps of a sequence mixed by shares whose values are known, as an RWKV block does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.linspace(0.0, 1.0, 64))
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = torch.cat([x[:, :1], x[:, :-1]], 1)
+        for layer in (self.first, self.second):
+            x = x + layer(x * self.share + before * (1 - self.share))
+        return x
+
+
+def test_functions_of_a_tensor_whose_values_are_known_are_no_curves() -> None:
+    analysis = gradlint.analyze(Mixed, ["4,6,64"])
+    assert not [note for note in analysis.flowed.notes if "independent" in note]

@@ -10,7 +10,7 @@ from torch import nn
 
 import gradlint
 from gradlint.moments import MAX_PARTS, Moments, cut, embed, energy, join, meet, piece
-from gradlint.verify import compare, measure
+from gradlint.verification import compare, measure
 
 small, large = Moments.iid((4, 2, 8), var=0.01), Moments.iid((4, 6, 8), mean=1.0, var=4.0)
 

@@ -93,7 +93,53 @@ def half_of_twice(x: torch.Tensor) -> torch.Tensor:
     return (x + x) / 2
 
 
+def relu_by_mask(x: torch.Tensor) -> torch.Tensor:
+    return x * (x > 0)
+
+
+def relu_by_cast(x: torch.Tensor) -> torch.Tensor:
+    return x * (x > 0).float()
+
+
+def leaky_by_where(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x > 0, x, 0.1 * x)
+
+
+def relu_by_zeros(x: torch.Tensor) -> torch.Tensor:
+    return x.where(x > 0, torch.zeros_like(x))
+
+
+def band(x: torch.Tensor) -> torch.Tensor:
+    return x.masked_fill((x < -0.5) | ~(x <= 1.0), 0.3)
+
+
+def nothing_masked(x: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(x).masked_fill(torch.zeros(x.shape, dtype=torch.bool), -1e9)
+
+
+def relu_by_assignment(x: torch.Tensor) -> torch.Tensor:
+    y = x * 1.0
+    y[y < 0] = 0.0
+    return y
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    return x + (torch.round(x) - x).detach()
+
+
+def rounded_by_data(x: torch.Tensor) -> torch.Tensor:
+    return x + torch.round(x).data - x.data
+
+
+def signed(x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        jump = torch.sign(x) - torch.tanh(x)
+    return torch.tanh(x) + jump
+
+
 CONES = [
+    relu_by_mask, relu_by_cast, leaky_by_where, relu_by_zeros, band, nothing_masked, relu_by_assignment, rounded,
+    rounded_by_data, signed,
     swish, swish_by_exp, gelu_by_tanh, gelu_by_pow, gelu_by_erf, mish, skip_relu, relu_twice, relu_pair, leaky_by_clamp,
     tanh_residue, square, bell, sigmoid_slope, in_place, half_of_twice,
 ]  # fmt: skip

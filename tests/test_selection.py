@@ -126,3 +126,8 @@ def test_taps_outside_the_axis_count_nothing() -> None:
     weights = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     dense = np.array([[2.0, 0, 0, 0], [0, 3, 4, 0], [0, 0, 0, 5]])
     assert Window.of_taps(4, places, weights) == Window.of(dense)
+
+
+def test_entries_of_a_sparse_matrix_add_up() -> None:
+    rows, columns, weights = np.array([0, 0, 2, 0]), np.array([1, 3, 0, 1]), np.array([1.0, 2.0, 3.0, 4.0])
+    assert Window.of_entries((3, 4), rows, columns, weights) == Window.of([[0, 5, 0, 2], [0, 0, 0, 0], [3, 0, 0, 0]])

@@ -1,328 +1,338 @@
-"""Measuring is the yardstick of everything else: checked against hand-computed numbers."""
+"""``gradlint.verify`` and ``--verify``: real passes beside the prediction, findings verified or contradicted, no trace left."""
 
+from __future__ import annotations
+
+import copy
 import json
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import replace
+from pathlib import Path
 
+import jsonschema
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from gradlint.errors import BuildError, InputError, TraceError
-from gradlint.trace.graph import InputSpec
-from gradlint.verify import Entry, Errors, Measured, Size, compare, measure
+import gradlint
+from gradlint.comparison import Claim, Place
+from gradlint.ops.registry import TABLE, Flow
 
-
-def spec(*shape, name="", dtype="float32", high=None):
-    return InputSpec(name, shape, dtype, high)
-
-
-def test_linear_model_matches_the_hand_computation():
-    def build():
-        model = nn.Sequential(nn.Linear(64, 96, bias=True), nn.Linear(96, 48, bias=False))
-        nn.init.normal_(model[0].weight, std=0.25)
-        nn.init.zeros_(model[0].bias)
-        nn.init.normal_(model[1].weight, std=0.5)
-        return model
-
-    real = measure(build, [spec(40, 64)], seeds=12)
-    hidden = 64**0.5 * 0.25  # rms of the first output
-    back = 48**0.5 * 0.5  # rms of its gradient
-    expected = {
-        "parameters": {
-            "0.weight": (0.25, 40**0.5 * back),
-            "0.bias": (0.0, 40**0.5 * back),
-            "1.weight": (0.5, 40**0.5 * hidden),
-        },
-        "modules": {"0": (hidden, back), "1": (96**0.5 * 0.5 * hidden, 1.0), "": (96**0.5 * 0.5 * hidden, 1.0)},
-    }
-    assert list(real.parameters) == list(expected["parameters"])
-    assert list(real.modules) == list(expected["modules"])
-    assert real.dtype == "float64"
-    for part, numbers in expected.items():
-        for name, (rms, grad) in numbers.items():
-            size = getattr(real, part)[name]
-            assert size.rms == pytest.approx(rms, rel=0.06), name
-            assert size.grad_rms == pytest.approx(grad, rel=0.06), name
+ROOT = Path(__file__).parent.parent
+SCHEMA = json.loads((ROOT / "gradlint" / "report" / "schema.json").read_text("utf-8"))
 
 
-def test_squares_are_averaged_over_seeds():
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.tensor([float(next(scales))]))
-
-        def forward(self, x):
-            return self.scale * x
-
-    scales = iter([3.0, 4.0])
-    real = measure(Scaled, [spec(1000)], seeds=2)
-    assert real.parameters["scale"].rms == pytest.approx(12.5**0.5)
+def deep(gain: float = 1.0, depth: int = 20, width: int = 64) -> nn.Module:
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layer = nn.Linear(width, width)
+        nn.init.normal_(layer.weight, std=gain * (2 / width) ** 0.5)
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
-def test_gradient_is_of_the_value_before_an_in_place_op():
-    class InPlace(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(256, 256, bias=False)
-            self.act = nn.ReLU(inplace=True)
+@pytest.fixture
+def doubling(monkeypatch):
+    """A formula that is wrong on purpose: the gradient behind every linear layer is predicted twice (or half) as large."""
 
-        def forward(self, x):
-            return self.act(self.fc(x))
+    def set_(factor: float) -> None:
+        op = TABLE[F.linear]
 
-    real = measure(InPlace, [spec(64, 256)])
-    ratio = real.modules["act"].rms / real.modules["fc"].rms
-    assert ratio == pytest.approx(0.5**0.5, rel=0.03)  # half the energy is gone after the rectifier
-    assert real.modules["fc"].grad_rms == pytest.approx(0.5**0.5, rel=0.03)
-    assert real.modules["act"].grad_rms == pytest.approx(1.0, rel=0.03)
+        def wrong(call, *args, **kwargs):
+            flow = op.function(call, *args, **kwargs)
+            return Flow(flow.out, lambda g: {x: grad.scale(factor) for x, grad in flow.back(g).items()})
 
+        for target in dict.fromkeys(op.targets):
+            monkeypatch.setitem(TABLE, target, replace(op, function=wrong))
 
-def test_gradient_of_a_view_that_is_written_into():
-    class Masked(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(256, 256)
-            self.token = nn.Parameter(torch.randn(256))
-
-        def forward(self, x):
-            x = self.fc(x)  # of three axes: a view
-            x[torch.arange(8) % 4 == 0] = self.token
-            return x
-
-    real = measure(Masked, [spec(8, 32, 256)])
-    assert real.modules["fc"].grad_rms == pytest.approx(0.75**0.5, rel=0.03)
+    return set_
 
 
-def test_a_cotangent_of_one_entry_adds_no_noise():
-    class Scalar(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
-
-        def forward(self, x):
-            return self.scale * x.detach().sum().sign()
-
-    scale = measure(Scalar, [spec(4)]).parameters["scale"]
-    assert (scale.grad_rms, scale.noise) == pytest.approx((1.0, 0.0))
-
-
-def test_last_call_of_a_reused_module_counts():
-    class Reused(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(128, 128, bias=False)
-            nn.init.orthogonal_(self.fc.weight, gain=2.0)
-
-        def forward(self, x):
-            return self.fc(self.fc(x))
-
-    size = measure(Reused, [spec(32, 128)]).modules["fc"]
-    assert size.rms == pytest.approx(4.0, rel=0.03)
-    assert size.grad_rms == pytest.approx(1.0, rel=0.03)
+def test_every_parameter_module_and_input_is_beside_its_measurement():
+    found = gradlint.verify(lambda: nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 48)), ["40,64"], seeds=6)
+    assert isinstance(found, gradlint.Verification)
+    assert list(found.parameters) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert set(found.modules) == {"0", "1", "2", ""}
+    assert list(found.inputs) == ["input"]
+    for entry in (*found.parameters.values(), *found.modules.values(), *found.inputs.values()):
+        assert abs(entry.bits) < 0.25
+        assert 0.0 < entry.noise < 0.2
+    assert found.parameters["2.bias"].measured == pytest.approx(40**0.5, rel=0.1)
+    assert 0.0 <= found.median <= found.p95 < 0.25
+    assert (found.zeros, found.missing, found.contradicted) == ((), (), ())
+    assert found.report.ok
+    assert found.comparison.redrawn
+    assert "0." in str(found)
 
 
-def test_tied_parameters_have_one_name_and_frozen_ones_no_gradient():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a = nn.Linear(8, 8, bias=False)
-            self.b = nn.Linear(8, 8, bias=False)
-            self.b.weight = self.a.weight
-            self.c = nn.Linear(8, 8, bias=False).requires_grad_(False)
-
-        def forward(self, x):
-            return self.b(self.a(self.c(x)))
-
-    real = measure(Tied, [spec(4, 8)])
-    assert list(real.parameters) == ["a.weight", "c.weight"]
-    assert real.parameters["c.weight"].grad_rms is None
-    assert real.modules["c"].grad_rms is None
+def test_an_explosion_is_verified_for_a_factory_and_for_an_instance():
+    for model, redrawn in ((lambda: deep(2.0), True), (deep(2.0), False)):
+        found = gradlint.verify(model, ["8,64"])
+        (finding,) = [f for f in found.report.findings if f.code == "GL101"]
+        assert finding.verified == "verified"
+        assert "verified by 4 real backward passes: the gradient at input input changes ×" in finding.notes[-1]
+        assert found.contradicted == ()
+        assert found.comparison.redrawn is redrawn
 
 
-@dataclass
-class Output:
-    loss: torch.Tensor | None
-    found: dict = field(default_factory=dict)
+def test_a_wrong_prediction_is_contradicted(doubling):
+    doubling(2.0)
+    found = gradlint.verify(deep, ["8,64"])
+    (finding,) = found.contradicted
+    assert finding.code == "GL101"
+    assert "contradicted by 4 real backward passes" in finding.notes[-1]
+    assert found.p95 > 10
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda ids, y: (ids, [y]),
-        lambda ids, y: {"ids": ids, "more": (None, y)},
-        lambda ids, y: Output(None, {"ids": ids, "y": y}),
-    ],
-)
-def test_first_floating_output_is_found_in_order(wrap):
-    class Nested(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(8, 8)
-
-        def forward(self, x):
-            return wrap(torch.zeros(3, dtype=torch.int64), self.fc(x))
-
-    assert measure(Nested, [spec(500, 8)]).modules["fc"].grad_rms == pytest.approx(1.0, rel=0.05)
+def test_an_explosion_that_the_prediction_overlooks_is_no_pass(doubling):
+    doubling(0.5)
+    report = gradlint.lint(lambda: deep(2.0), ["8,64"], verify=True)
+    assert report.findings == ()
+    (failure,) = report.failures
+    assert failure["stage"] == "verify"
+    assert "the prediction is contradicted by 4 real backward passes" in failure["message"]
+    assert not report.ok
+    assert report.exit_code == 2
 
 
-class Tokens(nn.Module):
-    def __init__(self):
+@pytest.mark.parametrize("code", ["gl101", "gl102", "gl201", "gl301"])
+def test_what_is_found_in_the_rules_fixtures_is_real(code):
+    from gradlint.config import Settings
+    from gradlint.engine import lint_targets
+
+    report = lint_targets([str(ROOT / "fixtures" / code / "bad.py")], Settings(verify=True))
+    assert not report.failures
+    assert [f.verified for f in report.findings if f.claim is not None] == ["verified"] * len(report.findings)
+
+
+class Everything(nn.Module):
+    def __init__(self) -> None:
         super().__init__()
-        self.wpe = nn.Embedding(5, 4)
-        self.wte = nn.Embedding(37, 4)
+        self.fc = nn.utils.weight_norm(nn.Linear(8, 8))
+        self.norm = nn.BatchNorm1d(8)
+        self.drop = nn.Dropout()
+        self.calls = 0
 
-    def forward(self, tokens, scale=None, shift=None):
-        x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1]))
-        return x if shift is None else x + shift
-
-
-def test_integers_without_a_bound_get_the_size_of_their_table():
-    real = measure(Tokens, [spec(2, 5, dtype="int64")])
-    assert real.inputs[0].high == 37
-
-
-def test_inputs_out_of_order_go_by_keyword():
-    real = measure(Tokens, [spec(2, 5, name="tokens", dtype="int64", high=3), spec(4, name="shift")])
-    assert real.inputs[0].high == 3
-    assert real.modules[""].rms > 1.5  # shift arrived as shift
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        print("forward")  # noqa: T201
+        self.calls += 1
+        noise = random.random() + np.random.rand()  # noqa: NPY002, S311
+        return self.drop(self.norm(self.fc(x))) + noise
 
 
-def test_float32_is_used_where_float64_does_not_run():
-    class Single(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(8, 8)
-
-        def forward(self, x):
-            return self.fc(x) @ torch.ones(8, 8)
-
-    real = measure(Single, [spec(4, 8)])
-    assert (real.dtype, real.floor) == ("float32", 1e-6)
-
-
-def test_everything_is_left_as_it_was():
-    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout()).eval()
-    model[0].weight.grad = torch.ones(8, 8)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    torches, pythons = torch.get_rng_state(), random.getstate()
-    with torch.no_grad():
-        measure(model, [spec(16, 8)])
-        assert not torch.is_grad_enabled()
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: lambda: model], ids=["instance", "cached by a factory"])
+def test_everything_is_left_as_it_was(wrap, capsys):
+    model = Everything()
+    model.fc(torch.zeros(2, 8))  # leaves a computed weight with a history behind
+    model.fc.eval()
+    model.norm.running_mean.fill_(3.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = copy.deepcopy(model.state_dict())
+    held = {name: id(p) for name, p in model.named_parameters()}
+    python, numpy, torches = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            gradlint.verify(wrap(model), ["16,8"])
+            assert not torch.is_grad_enabled()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert random.getstate() == python
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy, strict=True))  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), torches)
-    assert random.getstate() == pythons
-    assert not model.training
-    assert model[0].weight.dtype == torch.float32
-    assert torch.equal(model[0].weight.grad, torch.ones(8, 8))
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not model[0]._forward_hooks
+    assert [model.training, model.fc.training, model.norm.training] == [True, False, True]
+    assert model.calls == 0
+    for name, value in model.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
+    for name, parameter in model.named_parameters():
+        assert id(parameter) == held[name]
+        assert torch.equal(parameter.grad, torch.ones_like(parameter))
+    assert not any(module._forward_hooks for module in model.modules())
+    assert capsys.readouterr().out == ""
 
 
-def test_a_measurement_repeats_and_survives_json():
-    def build():
-        return nn.Sequential(nn.Linear(8, 8), nn.Dropout(), nn.Linear(8, 2))
-
-    real = measure(build, [spec(4, 8)])
-    assert real == measure(build, [spec(4, 8)])
-    assert Measured.from_dict(json.loads(json.dumps(real.to_dict()))) == real
+def test_the_same_numbers_every_time():
+    first, second = (gradlint.verify(deep, ["8,64"]).report.to_dict() for _ in range(2))
+    assert first == second
 
 
-def test_failures_say_whose_they_are():
-    def broken():
-        raise RuntimeError("no such file")
+def test_a_factory_that_seeds_itself_still_sees_different_inputs():
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(64, 64)
 
-    with pytest.raises(BuildError, match="no such file"):
-        measure(broken, [spec(1)])
-    with pytest.raises(BuildError, match="str"):
-        measure(lambda: "model", [spec(1)])
-    with pytest.raises(InputError, match="shapes cannot be multiplied"):
-        measure(lambda: nn.Linear(3, 3), [spec(2, 4)])
-    with pytest.raises(TraceError, match="no floating-point output"):
-        measure(lambda: nn.Linear(3, 3).requires_grad_(False), [spec(2, 3)])
+    assert gradlint.verify(build, ["4,64"]).parameters["weight"].noise > 0.0
 
 
-# --- compare ----------------------------------------------------------------------------------------------------------
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(32, 32)
+
+    def forward(self, parts: list[torch.Tensor], mask: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        return self.fc(parts[0] + parts[1]) * mask.unsqueeze(1) * scale
 
 
-@dataclass(frozen=True)
-class Facts:
-    rms: float | None
-    grad_rms: float | None
+def test_given_arguments_keep_their_structure_and_their_masks():
+    mask = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0])
+    parts = [torch.zeros(8, 32), torch.zeros(8, 32)]
+    found = gradlint.verify(Masked, {"parts": parts, "mask": mask, "scale": 2.0})
+    assert list(found.inputs) == ["parts_0", "parts_1"]
+    assert found.parameters["fc.bias"].measured == pytest.approx(2.0, rel=0.3)
+    assert found.p95 < 0.4
 
 
-@dataclass(frozen=True)
-class Prediction:
-    parameters: dict
-    modules: dict
+class ReadsNumbers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x) * float(x.numpy().shape[0])
 
 
-def against(parameters, modules=None, dtype="float64"):
-    return Measured(parameters, modules or {}, (), 4, dtype)
+def test_a_model_that_reads_its_input_with_numpy_is_run_without_gradients_of_it():
+    found = gradlint.verify(ReadsNumbers, ["4,8"])
+    assert found.inputs == {}
+    assert len(found.parameters) == 2
 
 
-def test_errors_are_bits():
-    real = against({"a.weight": Size(1.0, 8.0), "b.weight": Size(1.0, 2.0)}, {"a": Size(4.0, 1.0), "": Size(1.0, 1.0)})
-    told = Prediction({"a.weight": Facts(1.0, 4.0), "b.weight": Facts(2.0, 2.0)}, {"a": Facts(2.0, 1.0), "": Facts(1.0, 4.0)})
-    found = compare(told, real)
-    assert [e.bits for e in found.gradient.entries] == [-1.0, 0.0, 0.0, 2.0]
-    assert found.gradient.median == 0.5
-    assert found.gradient.p95 == pytest.approx(1.85)
-    assert found.gradient.span == 3.0
-    assert [e.name for e in found.gradient.worst(2)] == ["", "a.weight"]
-    assert [e.bits for e in found.forward.entries] == [-1.0, 0.0]
-    assert [e.bits for e in found.initial.entries] == [0.0, 1.0]
-    assert not found.missing
-    assert not found.zeros
+class RunsOnce(nn.Module):
+    built = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        RunsOnce.built += 1
+        if RunsOnce.built > 1:
+            raise ValueError("the data set is gone")
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x)
 
 
-def test_missing_predictions_are_listed_and_impossible_ones_infinite():
-    real = against(
-        {"a": Size(1.0, 1.0), "b": Size(1.0, 1.0), "frozen": Size(1.0, None)},
-        {"m": Size(1.0, 1.0), "table": Size(1.0, None)},
-    )
-    told = Prediction(
-        {"b": Facts(1.0, 0.0), "frozen": Facts(1.0, 0.0)},
-        {"m": Facts(1.0, None)},
-    )
-    found = compare(told, real)
-    assert found.missing == ("parameter a", "module m (gradient)")
-    assert [e.bits for e in found.gradient.entries] == [math.inf]
-    assert Entry("x", "module", math.nan, 1.0).bits == math.inf
-    assert found.gradient.median == math.inf
+class Distrustful(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.weight.dtype == torch.float64 or x.abs().max() > 0:
+            raise ValueError("real numbers are not welcome")
+        return super().forward(x)
 
 
-def test_a_gradient_that_is_zero_by_symmetry_must_be_predicted_so():
-    real = against(
-        {
-            "fc.weight": Size(1.0, 1.0),
-            "fc.bias": Size(1.0, 1e-16),
-            "key.weight": Size(1.0, 1.0),
-            "key.bias": Size(1.0, 3e-17),
-        }
-    )
-    good = {"fc.weight": Facts(1.0, 1.0), "fc.bias": Facts(1.0, 0.0), "key.weight": Facts(1.0, 1.0)}
-    found = compare(Prediction({**good, "key.bias": Facts(1.0, 0.5)}, {}), real)
-    assert [(z.name, z.share) for z in found.zeros] == [("key.bias", 0.5)]
-    assert [e.name for e in found.small] == ["fc.bias", "key.bias"]
-    assert len(found.gradient.entries) == 2
-    assert not compare(Prediction({**good, "key.bias": Facts(1.0, 1e-4)}, {}), real).zeros
+def test_a_model_that_does_not_run_for_real_is_a_named_failure(monkeypatch):
+    with pytest.raises(gradlint.VerificationError, match=r"cannot be run for real: .* the data set is gone"):
+        gradlint.verify(RunsOnce, ["4,8"])
+    with pytest.raises(gradlint.VerificationError, match="real numbers are not welcome"):
+        gradlint.verify(Distrustful(8, 8), (torch.zeros(4, 8),))
+    monkeypatch.setattr("gradlint.verification.memory._free", lambda: 1000)
+    with pytest.raises(gradlint.VerificationError, match=r"needs at least \S+ GiB"):
+        gradlint.verify(deep, ["8,64"])
+    monkeypatch.setattr("gradlint.verification.memory._free", lambda: 4 * (2 * 20 * 64 * 65 + 40 * 8 * 64))
+    assert gradlint.verify(deep, ["8,64"]).comparison.dtype == "float32"
+    with pytest.raises(gradlint.UsageError, match="seeds"):
+        gradlint.verify(deep, ["8,64"], seeds=0)
 
 
-def test_a_zero_initialised_branch_is_compared_with_the_block_around_it():
-    real = against({"block.conv.weight": Size(1.0, 0.0), "block.bn.weight": Size(0.0, 1.0), "head.weight": Size(1.0, 9.0)})
-    told = {"block.bn.weight": Facts(0.0, 1.0), "head.weight": Facts(1.0, 9.0)}
-    assert not compare(Prediction({**told, "block.conv.weight": Facts(1.0, 0.0)}, {}), real).zeros
-    found = compare(Prediction({**told, "block.conv.weight": Facts(1.0, 0.1)}, {}), real)
-    assert [(z.name, z.share) for z in found.zeros] == [("block.conv.weight", 0.1)]
+def test_zero_is_what_is_below_the_rounding_noise_of_the_usual_size():
+    from gradlint.verification import Measured, Size, judge
+    from tests.report.test_formats import finding
+
+    grads = {"a.bias": 1e-13, "b.bias": 1e-9, "c.bias": 0.0}
+    real = Measured({name: Size(1.0, grad) for name, grad in grads.items()}, {}, (), 4, "float64")
+
+    def verdict(*names, usual=1.0):
+        claim = Claim(tuple(Place("parameter", name) for name in names), -math.inf, usual=usual)
+        return judge(finding(claim=claim), None, real).verified
+
+    assert verdict("a.bias", "c.bias") == "verified"
+    assert verdict("c.bias", usual=0.0) == "verified"
+    assert verdict("a.bias", usual=0.0) == "contradicted"
+    assert verdict("a.bias", "b.bias") == "contradicted"
+    assert verdict("b.bias", usual=1e4) == "verified"
+    assert verdict("gone") is None
+    assert judge(finding(), None, real).verified is None
 
 
-def test_a_layer_that_is_small_as_a_whole_is_not_zero():
-    real = against({"a.weight": Size(1.0, 1e-15), "a.bias": Size(1.0, 2e-15), "z.weight": Size(1.0, 1.0)})
-    told = {"a.weight": Facts(1.0, 1e-15), "a.bias": Facts(1.0, 2e-15), "z.weight": Facts(1.0, 1.0)}
-    found = compare(Prediction(told, {}), real)
-    assert not found.zeros
-    assert len(found.small) == 2
+# --- the command line -------------------------------------------------------------------------------------------------
+
+BAD = """
+import torch.nn as nn
+
+def build():
+    layers = []
+    for _ in range(20):
+        layer = nn.Linear(64, 64)
+        nn.init.normal_(layer.weight, std=0.5)
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers)
+
+model = build()
+"""
 
 
-def test_no_entries_no_error():
-    assert (Errors(()).median, Errors(()).p95, Errors(()).span, Errors(()).worst()) == (0.0, 0.0, 0.0, ())
+@pytest.fixture
+def bad(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.py").write_text(BAD)
+    return "bad.py"
+
+
+def test_the_table_and_the_verdict_are_printed(gradlint, bad):
+    done = gradlint(f"{bad}:build", "--verify", "--select", "GL101")
+    assert done.code == 1
+    assert "= note: verified by 4 real backward passes: the gradient at input input changes ×" in done.out
+    assert "bad.py:build beside 4 real backward passes in float64: 81 gradients off by 0." in done.out
+    assert "gradient of" in done.out
+    assert "more tensors with smaller errors: -v" in done.out
+    every = gradlint(f"{bad}:build", "--verify", "--select", "GL101", "-v").out
+    assert "parameter 38.bias" in every
+    assert "more tensors" not in every
+    assert "(verified)" in gradlint(f"{bad}:build", "--verify", "--output-format", "concise").out
+    assert "verif" not in gradlint(f"{bad}:build").out
+
+
+def test_a_contradiction_is_loud(gradlint, bad, doubling):
+    doubling(4.0)
+    done = gradlint(f"{bad}:build", "--verify", "--select", "GL101")
+    assert done.out.startswith("CONTRADICTED error[GL101]")
+    assert "(1 CONTRADICTED by real backward passes)" in done.out
+    doubling(1 / 64)
+    done = gradlint(f"{bad}:build", "--verify", "--select", "GL101")
+    assert done.code == 2
+    assert "failed[verify] bad.py:build: the prediction is contradicted" in done.out
+    assert "passed" not in done.out
+
+
+def test_the_json_report_carries_the_comparison(gradlint, bad):
+    done = gradlint(bad, "--verify", "--output-format", "json")
+    report = json.loads(done.out)
+    jsonschema.validate(report, SCHEMA)
+    assert {f["verified"] for f in report["findings"]} == {"verified"}
+    by_name = {target["name"]: target["verification"] for target in report["targets"]}
+    assert by_name["bad.py:model"]["redrawn"] is False
+    (entry,) = [e for e in by_name["bad.py:model"]["entries"] if e["name"] == "0.weight"]
+    assert entry["bits"] == pytest.approx(math.log2(entry["predicted"] / entry["measured"]), abs=1e-3)
+    plain = json.loads(gradlint(bad, "--output-format", "json").out)
+    assert plain["targets"][0]["verification"] is None
+    assert plain["findings"][0]["verified"] is None
+
+
+def test_a_model_that_cannot_be_run_for_real_exits_2_and_keeps_its_findings(gradlint, bad, monkeypatch):
+    monkeypatch.setattr("gradlint.verification.memory._free", lambda: 1000)
+    done = gradlint(f"{bad}:build", "--verify", "--exit-zero")
+    assert done.code == 2
+    assert "failed[verify] bad.py:build: a real run needs at least" in done.out
+    assert "error[GL101]" in done.out
+    assert "1 target could not be verified" in done.out
+
+
+def test_it_can_be_configured(gradlint, bad, tmp_path):
+    (tmp_path / "gradlint.toml").write_text("verify = true\n")
+    assert "real backward passes" in gradlint(f"{bad}:build").out
+    (tmp_path / "gradlint.toml").write_text('verify = "yes"\n')
+    assert "expected true or false" in gradlint(f"{bad}:build").err

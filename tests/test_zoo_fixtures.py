@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from gradlint.trace import parse_input
-from gradlint.verify import measure
+from gradlint.verification import measure
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 ZOO = FIXTURES / "zoo"

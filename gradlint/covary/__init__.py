@@ -19,14 +19,14 @@ from torch import fx
 
 from gradlint.covary.gradients import Gradients, Sent
 from gradlint.covary.ledger import Ledger
-from gradlint.covary.solver import Query, Solver
+from gradlint.covary.solver import Query, Solver, Table
 from gradlint.covary.values import Values
-from gradlint.moments import Moments, add_covariance
+from gradlint.moments import Moments, add_covariance, multiply_covariance
 
 __all__ = ["Covariances", "Ledger"]
 
 _SUMS = {"add", "sub", "rsub"}
-_LIMIT = 40_000
+_LIMIT = 100_000
 _WINDOW = 8
 """Uses of one weight: when so many in a row have nothing in common with a later one, the earlier ones do not either."""
 
@@ -43,26 +43,39 @@ class Covariances:
         self._values = Values(ledger)
         self._gradients = Gradients(ledger, self._values)
         self._solver = Solver(_LIMIT)
+        self._failed: dict[str, None] = {}
 
     @property
     def notes(self) -> list[str]:
         """What was left out."""
         cut = "more uses of equal weights than can be followed: the last ones are taken as independent"
-        return [cut] if self._solver.exhausted else []
+        return [*([cut] if self._solver.exhausted else []), *self._failed]
+
+    def _table(self, query: Query) -> Table:
+        try:
+            return self._solver.table(query)
+        except (ValueError, IndexError) as error:  # a rule that breaks must not hide the rest; it is reported
+            self._failed[f"what the terms of a sum have in common was not found ({type(error).__name__}: {error})"] = None
+            return None
 
     def entered(self, node: fx.Node, value: Any) -> Any:
-        """The value of a node, with the covariance of its terms if it is a sum."""
+        """The value of a node, with the covariance of its terms if it is a sum, of its factors if it is a product."""
         self.ledger.enter(node)
         self._values.enter(node)
         record = self.ledger.records.get(node)
-        if record is None or record.name not in _SUMS or not isinstance(value, Moments):
+        if record is None or record.name not in (*_SUMS, "mul") or len(record.handles) < 2 or not isinstance(value, Moments):
             return value
-        moves = self._values.moves(node)
-        if moves is None or len(moves.terms) < 2:
+        a, b = record.handles[:2]
+        first, second = record.node(a), record.node(b)
+        if first is None or second is None:
             return value
-        (first, times), (second, times_too) = moves.terms
-        table = self._solver.table(Query(self._values, first, second))
-        return value if table is None else add_covariance(value, times(times_too(table)), 2.0)
+        table = self._table(Query(self._values, first, second))
+        if table is None:
+            return value
+        if record.name == "mul":
+            return multiply_covariance(value, a, b, table)
+        sign = -1.0 if record.name != "add" else 1.0
+        return add_covariance(value, table, 2.0 * sign * float(record.kwargs.get("alpha", 1)))
 
     def sent(self, consumer: fx.Node | None, slot: int, target: fx.Node, grad: Moments) -> None:
         """A call sent a gradient to its input number ``slot``; None: the cotangent of the output."""
@@ -81,7 +94,7 @@ class Covariances:
         for i in range(1, len(arrived)):
             alone = 0
             for j in reversed(range(i)):
-                table = self._solver.table(Query(self._gradients, arrived[i], arrived[j]))
+                table = self._table(Query(self._gradients, arrived[i], arrived[j]))
                 if table is not None:
                     grad, alone = add_covariance(grad, table, 2.0), 0
                     continue

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import fx
 
 from gradlint.covary.ledger import Ledger
+from gradlint.covary.maps import folded
 from gradlint.covary.moves import Moves, gradient_moves
+from gradlint.covary.repeats import Stand
 from gradlint.covary.solver import Query, Rule, Table
 from gradlint.covary.twins import Pair, Returned, Tables, is_multilinear, sample_axis
 from gradlint.covary.values import SCALED, Values, member_of
-from gradlint.moments import Moments, own
+from gradlint.moments import Moments, joint, own, product
 from gradlint.moments.tables import differences, sum_subsets
 from gradlint.trace.graph import step
 
@@ -43,6 +46,7 @@ class Gradients:
         self.ledger = ledger
         self.values = values
         self.arrived: dict[fx.Node, list[Sent]] = {}
+        self._by_slot: dict[tuple[fx.Node, int], Sent] = {}
         self._masks: dict[Any, int] = {}
         self._moves: dict[Any, Moves | None] = {}
         self._backs: dict[tuple[fx.Node, fx.Node], Returned | None] = {}
@@ -50,6 +54,8 @@ class Gradients:
     def send(self, item: Sent) -> None:
         """A gradient was sent."""
         self.arrived.setdefault(item.target, []).append(item)
+        if item.consumer is not None:
+            self._by_slot[item.consumer, item.slot] = item
         self._masks[item] = self._depends(item)
 
     def _depends(self, item: Sent) -> int:
@@ -79,6 +85,11 @@ class Gradients:
             self._masks[item] = mask
         return self._masks[item]
 
+    def plain(self, item: Any) -> Any:
+        """What has arrived at a node, if that is one gradient."""
+        arrived = self.arrived.get(item, ()) if isinstance(item, fx.Node) else ()
+        return arrived[0] if len(arrived) == 1 else item
+
     def position(self, item: Any) -> int:
         """Against the order of the graph."""
         if isinstance(item, Sent):
@@ -106,11 +117,29 @@ class Gradients:
             self._moves[item] = found
         return self._moves[item]
 
+    def counterparts(self, first: Any, second: Any) -> Sequence[Stand[Any]]:
+        """In steps nearer the loss."""
+        nodes = [item.consumer if isinstance(item, Sent) else item for item in (first, second)]
+        if nodes[0] is None or nodes[1] is None:
+            return ()
+        found = []
+        for pair in self.ledger.repeats.counterparts(nodes[0], nodes[1], mirrored=True):
+            a, b = (
+                self._by_slot.get((node, item.slot)) if isinstance(item, Sent) else node
+                for node, item in ((pair.first, first), (pair.second, second))
+            )
+            if a is None or b is None:
+                return ()
+            found.append(Stand(a, b, pair.weight))
+        return found
+
     def twins(self, first: Any, second: Any) -> Rule | None:
         """What two calls of one function send back from one slot."""
         if not isinstance(first, Sent) or not isinstance(second, Sent) or first.consumer is None or second.consumer is None:
             return None
         u, v = first.consumer, second.consumer
+        if u is v and u in self.ledger.records and self.ledger.records[u].name == "mul":
+            return self._factors(u)
         if u is v or first.slot != second.slot:
             return None
         if self.ledger.root(u) is not None and self.ledger.root(v) is not None:
@@ -129,6 +158,16 @@ class Gradients:
                 part = table_map.back(index, table)
                 out = part if out is None else Moments(out.dims, 0.0, (out + part).v)
         return out
+
+    def _factors(self, node: fx.Node) -> Rule:
+        """What a product sends to its factors, ``g·b`` and ``g·a``: ``K_g·E[b_i a_j]``."""
+        record = self.ledger.records[node]
+        a, b = record.handles[:2]
+        sources = record.node(a), record.node(b)
+        g = self.ledger.grads.get(node)
+        if None in sources or not isinstance(g, Moments):
+            return None
+        return folded(product(replace(g, parts=None, profile=None), joint(a, b, (yield Query(self.values, *sources)))))
 
     def _curves(self, first: fx.Node, second: fx.Node) -> Rule:
         """``K_g·E[φ' ψ']``."""

@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import fx
 
+from gradlint.covary.repeats import Repeats
 from gradlint.handwritten import Norm
 from gradlint.moments import GRID, Array, Moments
 from gradlint.ops import IDENTITY, Call, Op, lookup
 from gradlint.recognise import Cone, Grid
+from gradlint.trace.graph import step
 
 __all__ = ["Curve", "Ledger", "Record"]
 
@@ -109,19 +111,25 @@ class Ledger:
     """See the module; the interpreter fills the mappings, the covariances read them.
 
     Args:
+        graph: the model's.
         drawn: parameter name to the first parameter with the same random values; parameters with constant values are absent.
+        weights: nodes that are made of parameters and constants alone.
     """
 
+    graph: fx.Graph
     drawn: Mapping[str, str]
     values: Mapping[fx.Node, Any]
     grads: Mapping[fx.Node, Any]
-    fixed: set[fx.Node]
     grids: Mapping[fx.Node, Grid]
     cones: Mapping[fx.Node, Cone] = field(default_factory=dict)
     norms: Mapping[fx.Node, Norm] = field(default_factory=dict)
     records: dict[fx.Node, Record] = field(default_factory=dict)
     order: dict[fx.Node, int] = field(default_factory=dict)
+    weights: set[fx.Node] = field(default_factory=set)
     _curves: dict[fx.Node, Curve] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.repeats = Repeats(self.graph, self.drawn)
 
     def found(self, cones: Mapping[fx.Node, Cone], norms: Mapping[fx.Node, Norm]) -> None:
         """What was recognised in the graph."""
@@ -130,6 +138,10 @@ class Ledger:
     def enter(self, node: fx.Node) -> None:
         """The interpreter has a value for ``node``."""
         self.order[node] = len(self.order)
+        facts = step(node)
+        looked_up = facts.shape is not None and not facts.floating  # ids: what they pick is data
+        if node.op != "placeholder" and not looked_up and all(n in self.weights for n in node.all_input_nodes):
+            self.weights.add(node)
 
     def called(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any],
                inputs: Mapping[Moments, fx.Node | str]) -> None:  # fmt: skip
@@ -139,9 +151,11 @@ class Ledger:
             self.records[node] = Record(op, call, args, kwargs, inputs)
 
     def root(self, node: fx.Node) -> fx.Node | None:
-        """The root of the cone that a node is a member of."""
+        """The root of the cone that a node is a member of; None for functions of real values."""
         cone = self.cones.get(node)
-        return cone.root if cone is not None and cone.root in self.grids else None
+        if cone is None or cone.root not in self.grids or self.values[cone.root].value is not None:
+            return None  # of a tensor whose values are known, functions are evaluated there and not on a grid
+        return cone.root
 
     def curve(self, node: fx.Node) -> Curve:
         """A member of a cone as a function of its root."""

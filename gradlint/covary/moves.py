@@ -23,7 +23,7 @@ __all__ = ["Moves", "gradient_moves", "value_moves"]
 Map = Callable[[Moments], Moments]
 
 NORMS = {"layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "unit_norm"}
-_SAME = {"dropout", "feature_dropout", "identity"}
+_SAME = {"dropout", "dropout1d", "dropout2d", "dropout3d", "identity"}
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,16 @@ needs no thousand frames. Every table is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from gradlint.covary.moves import Moves
-from gradlint.moments import Moments, fitted
+from gradlint.covary.repeats import Stand
+from gradlint.moments import Moments, fitted, weighted
 
 __all__ = ["Query", "Rule", "Side", "Solver", "Table"]
 
@@ -45,6 +47,10 @@ class Side(Protocol):
         """The random things that an item depends on, one bit each: items that share none are independent."""
         ...
 
+    def plain(self, item: Any) -> Any:
+        """The one item that an item is made of without change, or itself."""
+        ...
+
     def position(self, item: Any) -> int:
         """An item is made of items with smaller numbers."""
         ...
@@ -59,6 +65,10 @@ class Side(Protocol):
 
     def moves(self, item: Any) -> Moves | None:
         """An item in terms of items with smaller numbers."""
+        ...
+
+    def counterparts(self, first: Any, second: Any) -> Sequence[Stand[Any]]:
+        """Pairs whose correlations stand for that of these two (``gradlint.covary.repeats``); none: work it out."""
         ...
 
     def twins(self, first: Any, second: Any) -> Rule | None:
@@ -117,6 +127,13 @@ class Solver:
 
     def _rule(self, side: Side, a: Any, b: Any) -> Rule:
         """``a`` is the later of the two."""
+        standing = side.counterparts(a, b)
+        if standing:
+            total: Table = None
+            for pair in standing:
+                part = _rescaled(side, (a, b), pair, (yield Query(side, pair.first, pair.second)))
+                total = part if total is None or part is None else Moments(total.dims, 0.0, (total + part).v)
+            return total
         twins = side.twins(a, b)
         if twins is not None:
             return _kept(side, a, b, (yield from twins))
@@ -154,9 +171,17 @@ class Solver:
 
 def _ordered(query: Query) -> Query:
     side = query.side
-    if side.position(query.first) >= side.position(query.second):
-        return query
-    return Query(side, query.second, query.first)
+    a, b = side.plain(query.first), side.plain(query.second)
+    return Query(side, a, b) if side.position(a) >= side.position(b) else Query(side, b, a)
+
+
+def _rescaled(side: Side, items: tuple[Any, Any], pair: Stand[Any], table: Table) -> Table:
+    """What a pair with its ``table`` contributes to that of ``items``."""
+    laws = [side.own(item) for item in (*items, pair.first, pair.second)]
+    if table is None or any(law is None or law.var <= 0 for law in laws):
+        return None
+    a, b, x, y = (law.var for law in laws if law is not None)
+    return weighted(table, pair.weight * math.sqrt(a * b / (x * y)))
 
 
 def _broadcast(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:

@@ -37,8 +37,7 @@ _MULTILINEAR = frozenset(
 _SAMPLES_FIRST = frozenset(
     """
     layer_norm rms_norm group_norm instance_norm unit_norm softmax log_softmax scaled_dot_product_attention max_pool1d max_pool2d
-    max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d rnn_tanh_cell rnn_relu_cell gru_cell lstm_cell glu
-    prelu
+    max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d glu prelu
     """.split()  # noqa: SIM905
 )
 
@@ -105,7 +104,7 @@ class Pair:
         new = {}
         for x, y, table in zip(first.handles, second.handles, tables, strict=True):
             node = first.node(x)
-            if x.value is not None or node is None or (axis is not None and node in ledger.fixed):
+            if x.value is not None or node is None or (axis is not None and node in ledger.weights):
                 new[x] = _constant(x, y, first, axis)
             elif axis is None:
                 new[x] = joint(x, y, table)

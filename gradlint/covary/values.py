@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from itertools import count
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import fx
 from gradlint.covary.ledger import Ledger
 from gradlint.covary.maps import TableMap, folded, live_slot
 from gradlint.covary.moves import Moves, value_moves
+from gradlint.covary.repeats import Stand
 from gradlint.covary.solver import Query, Rule, Table
 from gradlint.covary.twins import Pair, Tables, is_multilinear, sample_axis
 from gradlint.moments import GRID, Moments, joint, of_joint, own
@@ -49,7 +50,7 @@ class Values:
 
     def _depends(self, node: fx.Node) -> int:
         facts = step(node)
-        if node.op == "get_attr":
+        if node.op == "get_attr":  # a parameter that is not constant, or something drawn in the forward
             draw = self.ledger.drawn.get(str(node.target))
             if draw is None:
                 return self.bit() if facts.law is not None else 0
@@ -85,7 +86,7 @@ class Values:
         mask = 0
         for slot, handle in enumerate(record.handles):
             source = record.node(handle)
-            if slot == but or source is None or source not in self.ledger.fixed or node in self.ledger.fixed:
+            if slot == but or source is None or source not in self.ledger.weights or node in self.ledger.weights:
                 continue
             random = handle.value is None and handle.var > handle.mean**2
             if random and (len(handle.dims) > 1 or record.name == "mul"):
@@ -95,6 +96,10 @@ class Values:
     def mask(self, item: fx.Node) -> int:
         """See :class:`~gradlint.covary.solver.Side`."""
         return self._masks.get(item, 0)
+
+    def plain(self, item: fx.Node) -> fx.Node:
+        """The node itself."""
+        return item
 
     def position(self, item: fx.Node) -> int:
         """In the order of the graph."""
@@ -114,6 +119,10 @@ class Values:
         if item not in self._moves:
             self._moves[item] = value_moves(self.ledger, item)
         return self._moves[item]
+
+    def counterparts(self, first: fx.Node, second: fx.Node) -> Sequence[Stand[fx.Node]]:
+        """In steps that came before."""
+        return self.ledger.repeats.counterparts(first, second)
 
     def twins(self, first: fx.Node, second: fx.Node) -> Rule | None:
         """Equal draws, functions of two tensors entry by entry, calls of one function, or members of what these return."""
@@ -189,7 +198,7 @@ class Values:
         fixed = []
         for x, y in zip(record.handles, other.handles, strict=True):
             a, b = record.node(x), other.node(y)
-            known = x.value is not None or a in self.ledger.fixed
+            known = x.value is not None or a in self.ledger.weights
             if known and a is not b and (a is None or b is None or a.op != "get_attr" or self._masks[a] != self._masks[b]):
                 return None
             fixed.append(known)
@@ -205,7 +214,7 @@ class Values:
     def map(self, node: fx.Node, slot: int, dims: tuple[tuple[int, ...], ...]) -> TableMap:
         """The call as a matrix."""
         record = self.ledger.records[node]
-        weights = tuple(self._masks.get(n, 0) for h in record.handles if (n := record.node(h)) in self.ledger.fixed)
+        weights = tuple(self._masks.get(n, 0) for h in record.handles if (n := record.node(h)) in self.ledger.weights)
         key = record.signature, slot, dims, weights
         if key not in self._maps:
             self._maps[key] = TableMap(record, slot, dims)
@@ -230,7 +239,7 @@ class Values:
         record = self.ledger.records[first]
         for handle, table in zip(record.handles, tables, strict=True):
             source = record.node(handle)
-            if table is None and handle.value is None and handle.var > 0 and source in self.ledger.fixed:
+            if table is None and handle.value is None and handle.var > 0 and source in self.ledger.weights:
                 return None  # weights of their own
         try:
             return Pair.of(self.ledger, (first, second), tables)

@@ -150,7 +150,7 @@ def _nothing(target: str, file: str, candidates: dict[str, Any]) -> LoadError:
 def _loaded(name: str, value: Any, target: str, file: str, folder: str) -> Loaded:
     if isinstance(value, nn.Module):
         model = value
-        return Loaded(name, lambda: model, None, file)
+        return Loaded(name, lambda: model, None, file, instance=True)
     return Loaded(name, _builder(name, value, target, file, folder), _place(value), file)
 
 

@@ -24,9 +24,11 @@ class Loaded:
         build: constructs the model (BuildError if it cannot); for a module-level instance, returns that.
         location: where the class or factory is written; None for an instance.
         file: the file it is in.
+        instance: it exists already: ``build`` returns the same object every time.
     """
 
     name: str
     build: Callable[[], nn.Module]
     location: Location | None
     file: str
+    instance: bool = False

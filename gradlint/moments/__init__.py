@@ -27,12 +27,23 @@ Sources: variance components of exchangeable arrays (Aldous 1981; Searle, Casell
 (Daniely, Frostig & Singer 2016, §4, arXiv:1602.05897); mean-field propagation (Poole et al. 2016, arXiv:1606.05340).
 """
 
-from gradlint.moments.array import Moments, Parts, from_pairs
-from gradlint.moments.cross import add_covariance, averaged, fitted, joint, of_joint, of_paired, own, paired, weighted
+from gradlint.moments.array import Moments, Parts, align, from_pairs
+from gradlint.moments.cross import (
+    add_covariance,
+    averaged,
+    fitted,
+    joint,
+    multiply_covariance,
+    of_joint,
+    of_paired,
+    own,
+    paired,
+    weighted,
+)
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, pairs_of, piece
 from gradlint.moments.products import disjoint, einsum, energy, product, total
-from gradlint.moments.profile import along, behind_sum, carried, meet, transported
+from gradlint.moments.profile import along, behind_product, behind_sum, carried, linear_part, meet, transported
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.selection import Positions, Selection, Window
 from gradlint.moments.tables import MAX_ATOMS, Array, take
@@ -49,9 +60,11 @@ __all__ = [
     "Selection",
     "Window",
     "add_covariance",
+    "align",
     "alike",
     "along",
     "averaged",
+    "behind_product",
     "behind_sum",
     "boundaries",
     "carried",
@@ -66,7 +79,9 @@ __all__ = [
     "from_pairs",
     "join",
     "joint",
+    "linear_part",
     "meet",
+    "multiply_covariance",
     "of_joint",
     "of_paired",
     "own",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +14,27 @@ import numpy.typing as npt
 
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.quadrature import GRID
-from gradlint.moments.tables import MAX_ATOMS, Array, Atoms, differences, merge, pair_averages, refine, split, sum_subsets, take
+from gradlint.moments.tables import (
+    MAX_ATOMS,
+    Array,
+    Atoms,
+    Dims,
+    common_dims,
+    differences,
+    merge,
+    merged_atoms,
+    origin,
+    pair_averages,
+    place,
+    split,
+    sum_subsets,
+    take,
+)
 
 if TYPE_CHECKING:
     from gradlint.moments.profile import Profile
 
-__all__ = ["Moments", "Parts", "align", "from_pairs"]
+__all__ = ["Moments", "Parts", "align", "from_pairs", "pairs_over"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +77,8 @@ class Moments:
         parts: the laws of stretches of one axis that are not exchangeable with one another (``gradlint.moments.parts``).
         law: the marginal law of an entry where it is known not to be Gaussian.
         profile: of a gradient that is not independent of its tensor: how it depends on the tensor's value.
+        radial: of a gradient whose inner product with its tensor, channel by channel (axis 1), is known: the rms of that. It is
+            what the scale of the tensor feels; in front of a norm it is next to nothing.
     """
 
     dims: tuple[Atoms, ...]
@@ -70,6 +89,7 @@ class Moments:
     parts: Parts | None = None
     law: Marginal | None = None
     profile: Profile | None = None
+    radial: float | None = None
 
     @staticmethod
     def iid(shape: Sequence[int], mean: float = 0.0, var: float = 1.0) -> Moments:
@@ -117,17 +137,23 @@ class Moments:
         """The zero tensor."""
         return Moments.iid(shape, 0.0, 0.0)
 
-    @property
+    def twin(self) -> Moments:
+        """The same law under an identity of its own: gradients are keyed by it."""
+        out = object.__new__(Moments)
+        vars(out).update(vars(self))
+        return out
+
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """The tensor's shape."""
         return tuple(math.prod(dim) for dim in self.dims)
 
-    @property
+    @cached_property
     def var(self) -> float:
         """Variance of an entry about the common mean."""
         return max(float(self.v.sum()), 0.0)
 
-    @property
+    @cached_property
     def q(self) -> float:
         """Mean square of an entry."""
         return max(self.mean**2 + float(self.v.sum()), 0.0)
@@ -138,14 +164,24 @@ class Moments:
         return math.sqrt(self.q)
 
     def pairs(self) -> Array:
-        """The table K: mean product of two entries that share exactly the atoms with index 1."""
-        return sum_subsets(self.v) + self.mean**2
+        """The table K: mean product of two entries that share exactly the atoms with index 1. It is not to be written to."""
+        return self._pairs
+
+    @cached_property
+    def _pairs(self) -> Array:
+        table = sum_subsets(self.v)
+        table += self.mean**2
+        table.flags.writeable = False
+        return table
 
     def atoms(self, dim: int) -> range:
         """Positions in ``v`` of the atoms of one axis."""
-        dim %= len(self.dims)
-        start = sum(map(len, self.dims[:dim]))
-        return range(start, start + len(self.dims[dim]))
+        return self._atoms[dim]
+
+    @cached_property
+    def _atoms(self) -> tuple[range, ...]:
+        ends = [0, *accumulate(map(len, self.dims))]
+        return tuple(range(a, b) for a, b in pairwise(ends))
 
     def shared(self, dims: Iterable[int]) -> float:
         """Mean product of two entries that differ along the given axes and share all others."""
@@ -185,7 +221,7 @@ class Moments:
         value = None if self.value is None else self.value.reshape(shape)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).reshape(shape)
         out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law)
-        return out._moved(self, lambda g: g.reshape(shape)).capped()
+        return _moved(out, self, lambda g: g.reshape(shape)).capped()
 
     def _parts_in(self, shape: Sequence[int]) -> Parts | None:
         """The parts in a view where their axis is still an axis."""
@@ -206,17 +242,13 @@ class Moments:
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).transpose(order)
         parts = self.parts and self.parts.each(lambda law: law.permute(order), order.index(self.parts.axis))
         out = Moments(tuple(self.dims[d] for d in order), self.mean, self.v.transpose(axes), value, alive, parts, self.law)
-        return out._moved(self, lambda g: g.permute(order))
+        return _moved(out, self, lambda g: g.permute(order))
 
     def transpose(self, first: int, second: int) -> Moments:
         """Two axes swapped."""
         order = list(range(len(self.dims)))
         order[first], order[second] = order[second], order[first]
         return self.permute(order)
-
-    def _moved(self, source: Moments, move: Callable[[Moments], Moments]) -> Moments:
-        """With the profile of ``source``, of which this is a reindexing."""
-        return self if source.profile is None else replace(self, profile=source.profile.reindexed(move))
 
     def expand(self, shape: Sequence[int]) -> Moments:
         """Broadcast to ``shape``: the new axes carry nothing."""
@@ -247,7 +279,7 @@ class Moments:
             v = v.sum(x.atoms(dim)[0])
         atoms: Atoms = (int(size),) if size > 1 else ()
         out = Moments((*x.dims[:dim], atoms, *x.dims[dim + 1 :]), x.mean, v, law=x.law)
-        return out._moved(self, lambda g: g.resize(dim, size))
+        return _moved(out, self, lambda g: g.resize(dim, size))
 
     def pad(self, dim: int, size: int) -> Moments:
         """Embed in an axis of ``size`` entries, zero elsewhere: the adjoint of :meth:`resize` as a slice."""
@@ -265,18 +297,21 @@ class Moments:
         both = small * (small - 1) / (size * (size - 1))
         table = np.stack([differ * both, same * (small / size)], at)
         out = from_pairs((*x.dims[:dim], (int(size),), *x.dims[dim + 1 :]), x.mean * small / size, table)
-        return out._moved(self, lambda g: g.pad(dim, size))  # noqa: SLF001  (a law of this class)
+        return _moved(out, self, lambda g: g.pad(dim, size))
 
     # ---- sum ----------------------------------------------------------------------------------------------------
 
     def sum(self, dims: Iterable[int], *, keepdim: bool = False) -> Moments:
         """Sum over axes."""
         gone = {d % len(self.dims) for d in dims}
-        v, mean = self.v, self.mean
+        if not any(self.dims[d] for d in gone):
+            out = tuple(dim for d, dim in enumerate(self.dims) if keepdim or d not in gone)
+            return Moments(out, self.mean, self.v)
+        v, mean, sizes = self.v, self.mean, self.sizes()
         for d in sorted(gone, reverse=True):
             for a in reversed(self.atoms(d)):
-                n = self.sizes()[a]
-                v, mean = n * take(v, a, 1) + n * n * take(v, a, 0), mean * n
+                n = sizes[a]
+                v, mean = _added(n * take(v, a, 1), n * n * take(v, a, 0)), mean * n
         out = tuple(() if d in gone else dim for d, dim in enumerate(self.dims) if keepdim or d not in gone)
         return Moments(out, mean, v)
 
@@ -315,7 +350,7 @@ class Moments:
         x, y = align(self, other)
         masks = [m.alive for m in (self, other) if m.alive is not None]
         alive = np.logical_and(masks[0], masks[-1]) if masks else None
-        law = Marginal.of_sum((self.law, self.var), (other.law, other.var))
+        law = Marginal.of_sum((self.law, self.mean, math.sqrt(self.var)), (other.law, other.mean, math.sqrt(other.var)))
         return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=alive, law=law)
 
     def fold(self, shape: Sequence[int]) -> Moments:
@@ -351,6 +386,8 @@ class Moments:
 
     def whole(self, dim: int) -> Moments:
         """The same law with at most one atom on an axis."""
+        if len(self.dims[dim]) <= 1:
+            return self
         dim %= len(self.dims)
         at, atoms, v = self.atoms(dim).start, list(self.dims[dim]), self.v
         while len(atoms) > 1:
@@ -365,47 +402,53 @@ class Moments:
             x = x.whole(crowded[-1])
         return x
 
-    def refined(self, dim: int, atoms: Atoms) -> Moments:
-        """Split the atoms of an axis down to ``atoms`` (a refinement of them)."""
-        v, at, i = self.v, self.atoms(dim).start, 0
-        have = list(self.dims[dim])
-        while i < len(atoms):
-            if have[i] != atoms[i]:
-                v = split(v, at + i)
-                have[i : i + 1] = [atoms[i], have[i] // atoms[i]]
-            i += 1
-        return replace(self, dims=(*self.dims[:dim], tuple(have), *self.dims[dim + 1 :]), v=v)
+    def merged(self, dims: Dims) -> Moments:
+        """The same law with one atom on every axis where ``dims`` (which may have more axes in front) is no refinement of it."""
+        x, lead = self, len(dims) - len(self.dims)
+        if dims[lead:] == self.dims:
+            return self
+        for d, atoms in enumerate(self.dims):
+            if merged_atoms(atoms, dims[lead + d]) != atoms:
+                x = x.whole(d)
+        return x
+
+    def over(self, dims: Dims) -> Moments:
+        """The same law on finer atoms, broadcast along axes that it does not have: it is constant along them."""
+        x = self.merged(dims)
+        if x.dims == dims:
+            return x
+        v = np.zeros((2,) * sum(map(len, dims)))
+        v.ravel()[place(x.dims, dims)] = x.v.ravel()
+        if x.shape == tuple(map(math.prod, dims)):
+            return replace(x, dims=dims, v=v)
+        return Moments(dims, x.mean, v)
+
+
+def _added(varying: Array, constant: Array) -> Array:
+    """Their sum; what is left of exact cancellation (entries that add up to zero) is rounding."""
+    total = varying + constant
+    if (constant < 0).any():
+        total = np.where(np.abs(total) > 1e-12 * np.abs(varying), total, 0.0)
+    return total
+
+
+def _moved(out: Moments, source: Moments, move: Callable[[Moments], Moments]) -> Moments:
+    """``out``, a reindexing of ``source``, with its profile."""
+    return out if source.profile is None else replace(out, profile=source.profile.reindexed(move))
 
 
 def align(x: Moments, y: Moments) -> tuple[Moments, Moments]:
     """Broadcast two laws against each other: the same dims and atoms afterwards."""
     if x.dims == y.dims:
         return x, y
-    rank = max(len(x.dims), len(y.dims))
-    x = replace(x, dims=((),) * (rank - len(x.dims)) + x.dims)
-    y = replace(y, dims=((),) * (rank - len(y.dims)) + y.dims)
-    for d in range(rank):
-        a, b = x.dims[d], y.dims[d]
-        if a == b or not a or not b:
-            continue
-        joined = refine(a, b)
-        if joined is None:
-            x, y = x.whole(d), y.whole(d)
-        else:
-            x, y = x.refined(d, joined), y.refined(d, joined)
-    for d in range(rank):
-        x, y = _fill(x, y, d), _fill(y, x, d)
-    return x, y
+    dims = common_dims(x.dims, y.dims)
+    return x.over(dims), y.over(dims)
 
 
-def _fill(x: Moments, y: Moments, d: int) -> Moments:
-    """Give ``x`` the atoms of ``y`` on an axis where it has none; it is constant along them."""
-    if x.dims[d] or not y.dims[d]:
-        return x
-    at, v = sum(map(len, x.dims[:d])), x.v
-    for i in range(len(y.dims[d])):
-        v = np.stack([v, np.zeros_like(v)], at + i)
-    return Moments((*x.dims[:d], y.dims[d], *x.dims[d + 1 :]), x.mean, v)
+def pairs_over(x: Moments, dims: Dims) -> Array:
+    """:meth:`Moments.pairs` of ``x.over(dims)``."""
+    x = x.merged(dims)
+    return x.pairs() if x.dims == dims else x.pairs().ravel()[origin(x.dims, dims)]
 
 
 def from_pairs(dims: tuple[Atoms, ...], mean: float, table: Array, value: npt.NDArray[np.generic] | None = None) -> Moments:

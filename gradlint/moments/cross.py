@@ -17,9 +17,20 @@ import numpy.typing as npt
 
 from gradlint.moments.array import Moments, align
 from gradlint.moments.profile import carried
-from gradlint.moments.tables import take
+from gradlint.moments.tables import differences, sum_subsets, take
 
-__all__ = ["add_covariance", "averaged", "fitted", "joint", "of_joint", "of_paired", "own", "paired", "weighted"]
+__all__ = [
+    "add_covariance",
+    "averaged",
+    "fitted",
+    "joint",
+    "multiply_covariance",
+    "of_joint",
+    "of_paired",
+    "own",
+    "paired",
+    "weighted",
+]
 
 
 def own(x: Moments) -> Moments:
@@ -49,6 +60,17 @@ def add_covariance(x: Moments, c: Moments, factor: float) -> Moments:
 def _plus(x: Moments, c: Moments, factor: float) -> Moments:
     law, table = align(x, c)
     return replace(law, v=law.v + factor * table.v, value=None, profile=None)
+
+
+def multiply_covariance(out: Moments, a: Moments, b: Moments, c: Moments) -> Moments:
+    """The law of a product of jointly Gaussian factors, from that of independent ones (Isserlis 1918).
+
+    ``E[ab] = m_a m_b + C[same]`` and ``cov((ab)_i, (ab)_j)`` has ``2 m_a m_b C[S] + C[S]²`` more.
+    """
+    table = sum_subsets(c.v)
+    more = Moments(c.dims, 0.0, differences(2 * a.mean * b.mean * table + table**2))
+    law, extra = align(replace(out, parts=None, law=None), more)
+    return replace(law, mean=law.mean + float(table.flat[-1]), v=law.v + extra.v)
 
 
 def fitted(c: Moments, shape: Sequence[int]) -> Moments:

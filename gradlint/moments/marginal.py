@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import Array
 
-__all__ = ["NODES", "Marginal", "nodes"]
+__all__ = ["NODES", "Marginal"]
 
 _CHAIN = 40
 """Laws that wait for one another before they are evaluated; bounds the recursion."""
 
 _NEGLIGIBLE = 0.05
 """Share of the variance below which a term leaves a sum Gaussian: its skewness counts by 0.05^1.5, one part in a hundred."""
+
+_STEP = 1e-3
+"""Of the standard deviation: what the nodes of a sum may shift its mean by."""
 
 
 class Marginal:
@@ -63,11 +66,10 @@ class Marginal:
             return mean + std * GRID.z
         factor = std / own_std
         offset = mean - own_mean * factor
-        if abs(factor - 1.0) < 1e-9:
-            factor = 1.0
-        if abs(offset) < 1e-9 * (abs(mean) + std):
+        if abs(offset) < _STEP * std:
             offset = 0.0
-        return np.asarray(self.values * factor + offset)
+        values = self.values * factor + offset
+        return np.asarray(np.where(np.abs(values) < 1e-9 * (abs(mean) + std), 0.0, values))
 
     def latent(self, rho: Array) -> Array:
         """Correlations of z that give x the correlations ``rho``: the inverse of ``ρ(r) = Σ_{k≥1} a_k² r^k / Σ_{k≥1} a_k²``."""
@@ -76,9 +78,10 @@ class Marginal:
 
     @cached_property
     def _curve(self) -> tuple[Array, Array]:
-        r = np.sin(np.linspace(-0.5, 0.5, 801) * np.pi)
-        mean, table = GRID.dual(self.values, r)
-        curve = table - mean**2
+        r, powers = _powers()
+        squares = (GRID.basis @ self.values) ** 2
+        squares[0] = 0.0
+        curve = powers @ np.append(squares, max(self._scale[1] ** 2 - squares.sum(), 0.0))
         curve = np.maximum.accumulate(curve / curve[-1]) if curve[-1] > 0 else r
         return r, curve
 
@@ -87,45 +90,48 @@ class Marginal:
         return Marginal(lambda: -self.values[::-1], self.share, self.depth + 1)
 
     @staticmethod
-    def of_sum(x: tuple[Marginal | None, float], y: tuple[Marginal | None, float]) -> Marginal | None:
-        """The law of a sum of independent terms, each a law (None is Gaussian) and a variance; None where it is Gaussian."""
-        total = x[1] + y[1]
-        if total <= 0 or (x[0] is None and y[0] is None):
-            return None
+    def of_sum(x: Factor, y: Factor) -> Marginal | None:
+        """The law of a sum of independent terms; None where it is Gaussian."""
+        total = x[2] ** 2 + y[2] ** 2
         for one, other in ((x, y), (y, x)):
-            if other[1] <= 0:
+            if other[2] <= 0.0:
                 return one[0]
-        shares = [law.share * var / total for law, var in (x, y) if law is not None]
-        if max(shares) < _NEGLIGIBLE:
+        shares = [law.share * std**2 / total for law, _, std in (x, y) if law is not None]
+        if max(shares, default=0.0) < _NEGLIGIBLE:
             return None
-        depth = 1 + max(law.depth for law, _ in (x, y) if law is not None)
-
-        def convolved() -> Array:
-            columns = [nodes(GRID.z * std if law is None else law.scaled(0.0, std))
-                       for law, std in ((x[0], x[1] ** 0.5), (y[0], y[1] ** 0.5))]  # fmt: skip
-            return _rearranged(np.add.outer(*columns).ravel(), np.multiply.outer(NODES, NODES).ravel())
-
-        return Marginal(convolved, max(shares), depth)
+        return Marginal(lambda: _combined(np.add, x, y), max(shares), _depth(x, y))
 
     @staticmethod
-    def of_product(x: tuple[Marginal | None, float, float], y: tuple[Marginal | None, float, float]) -> Marginal | None:
-        """The law of a product of independent factors, each a law (None is Gaussian), a mean and a standard deviation.
+    def of_product(x: Factor, y: Factor) -> Marginal | None:
+        """The law of a product of independent factors.
 
         None where both are Gaussian: such a product is one term of a sum, which is what it is for.
         """
         if x[0] is None and y[0] is None:
             return None
-
-        def multiplied() -> Array:
-            columns = [nodes(mean + std * GRID.z if law is None else law.scaled(mean, std)) for law, mean, std in (x, y)]
-            return _rearranged(np.multiply.outer(*columns).ravel(), np.multiply.outer(NODES, NODES).ravel())
-
-        return Marginal(multiplied, depth=1 + max(law.depth for law, _, _ in (x, y) if law is not None))
+        return Marginal(lambda: _combined(np.multiply, x, y), depth=_depth(x, y))
 
     @staticmethod
     def weighted(make: Callable[[], tuple[Array, Array]], depth: int = 0) -> Marginal:
         """The law of values that occur with the given weights."""
         return Marginal(lambda: _rearranged(*make()), depth=depth)
+
+
+def _depth(x: Factor, y: Factor) -> int:
+    return 1 + max(law.depth for law, _, _ in (x, y) if law is not None)
+
+
+def _combined(operation: np.ufunc, x: Factor, y: Factor) -> Array:
+    curves = [mean + std * GRID.z if law is None else law.scaled(mean, std) for law, mean, std in (x, y)]
+    columns = [nodes.means(curve) for nodes, curve in zip(NODES, curves, strict=True)]
+    return _rearranged(operation.outer(*columns).ravel(), np.multiply.outer(*(nodes.weights for nodes in NODES)).ravel())
+
+
+@cache
+def _powers() -> tuple[Array, Array]:
+    """A grid of correlations, denser towards ±1, and their powers, the last that of the series' tail."""
+    r = np.sin(np.linspace(-0.5, 0.5, 801) * np.pi)
+    return r, r[:, None] ** np.append(np.arange(GRID.orders), GRID.tail_order)
 
 
 def _rearranged(values: Array, weights: Array) -> Array:
@@ -136,18 +142,34 @@ def _rearranged(values: Array, weights: Array) -> Array:
     return np.asarray(np.interp(_levels(), middle / weights.sum(), values[order]))
 
 
+@cache
 def _levels() -> Array:
     return np.asarray(np.cumsum(GRID.weights) - GRID.weights / 2)
 
 
-_WIDTH = 8
-_INNER = slice(480, 1920)  # |z| < 5.4; outside lie 7e-8
+class Nodes:
+    """Slices of equal width in z for a coarser quadrature.
+
+    Args:
+        width: points of ``GRID.z`` in a slice.
+    """
+
+    _inner = slice(480, 1920)  # |z| < 5.4; outside lie 7e-8
+
+    def __init__(self, width: int) -> None:
+        self._shape = (-1, width)
+        masses: Array = GRID.weights[self._inner].reshape(self._shape).sum(1)
+        self._masses = masses
+        self.weights: Array = masses / masses.sum()
+        self.centres = self.means(GRID.z)
+
+    def means(self, values: Array) -> Array:
+        """A function on ``GRID.z`` as its means over the slices."""
+        return np.asarray((values * GRID.weights)[self._inner].reshape(self._shape).sum(1) / self._masses)
 
 
-def nodes(values: Array) -> Array:
-    """A function on ``GRID.z`` as its means over 180 slices of equal width in z; their weights are ``NODES``."""
-    weighted = (values * GRID.weights)[_INNER].reshape(-1, _WIDTH).sum(1)
-    return np.asarray(weighted / GRID.weights[_INNER].reshape(-1, _WIDTH).sum(1))
+NODES = (Nodes(12), Nodes(10))
+"""For the two terms of a sum: 120 and 144 slices, so that sums do not fall on one another."""
 
-
-NODES: Array = GRID.weights[_INNER].reshape(-1, _WIDTH).sum(1) / GRID.weights[_INNER].sum()
+Factor = tuple[Marginal | None, float, float]
+"""A law (None is Gaussian), a mean and a standard deviation."""

@@ -16,7 +16,9 @@ from itertools import accumulate, combinations, pairwise
 import numpy as np
 
 from gradlint.moments.array import Moments, Parts, align, from_pairs
-from gradlint.moments.tables import sum_subsets, take
+from gradlint.moments.marginal import Marginal
+from gradlint.moments.quadrature import GRID
+from gradlint.moments.tables import Array, sum_subsets, take
 
 __all__ = [
     "MAX_PARTS",
@@ -115,9 +117,28 @@ def join(laws: Sequence[Moments], axis: int, guide: Moments | None = None, pairs
     if len(laws) > MAX_PARTS:
         whole = concat(laws, axis, guide, pairs)
         laws = [concat(laws[a:b], axis, whole) for a, b in pairwise(_merged([law.q for law in laws]))]
-        return replace(whole, parts=Parts(axis, tuple(laws)))
-    together = None if pairs is None else tuple(replace(pair, parts=None) for pair in pairs)
-    return replace(concat(laws, axis, guide, together), parts=Parts(axis, tuple(laws), together))
+        return replace(whole, parts=Parts(axis, tuple(laws)), law=_mixture(laws, axis))
+    together = None
+    if pairs is not None:
+        sides = combinations(laws, 2)
+        together = tuple(_on_scale(replace(pair, parts=None), x, y, axis) for pair, (x, y) in zip(pairs, sides, strict=True))
+    law = _mixture(laws, axis)
+    return replace(concat(laws, axis, guide, together), parts=Parts(axis, tuple(laws), together), law=law)
+
+
+def _mixture(laws: Sequence[Moments], axis: int) -> Marginal | None:
+    """The marginal law of an entry of any part."""
+    if all(law.law is None and not _far(law.mean, laws[0].mean, law, laws[0]) for law in laws):
+        deviations = [math.sqrt(law.var) for law in laws]
+        if min(deviations) > (1 - _ALIKE) * max(deviations):
+            return None
+    n = sum(law.shape[axis] for law in laws)
+
+    def values() -> tuple[Array, Array]:
+        weights = [GRID.weights * (law.shape[axis] / n) for law in laws]
+        return np.concatenate([law.on_grid() for law in laws]), np.concatenate(weights)
+
+    return Marginal.weighted(values, 1 + max(law.law.depth if law.law is not None else 0 for law in laws))
 
 
 def couple(x: Moments, y: Moments, axis: int, moment: Moments) -> Moments:
@@ -137,6 +158,12 @@ def couple(x: Moments, y: Moments, axis: int, moment: Moments) -> Moments:
     at = sum(map(len, reference.dims[:axis]))
     dims = (*reference.dims[:axis], (2,), *reference.dims[axis + 1 :])
     return from_pairs(dims, mean, np.stack([m.pairs(), same], at))
+
+
+def _on_scale(pair: Moments, x: Moments, y: Moments, axis: int) -> Moments:
+    """The law of two entries with the scales that they have now: a sum of geometric means is not that of the sums."""
+    scale = math.sqrt(x.q * y.q)
+    return pair if abs(pair.q - scale) <= 1e-3 * scale else couple(x, y, axis, constant_along(pair, axis))
 
 
 def pairs_of(x: Moments, axis: int, sizes: Sequence[int]) -> list[Moments]:

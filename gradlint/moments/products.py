@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from gradlint.moments.array import Moments, align, from_pairs
-from gradlint.moments.tables import Atoms, refine
+from gradlint.moments.array import Moments, align, from_pairs, pairs_over
+from gradlint.moments.tables import Array, Dims, common_dims, merged_atoms, origin
 
 __all__ = ["disjoint", "einsum", "energy", "product", "total"]
 
@@ -19,8 +22,8 @@ def product(*factors: Moments) -> Moments:
     """Elementwise product of independent tensors, with broadcasting: ``K = Π K_i``. A factor that is one number only scales."""
     out = factors[0]
     for factor in factors[1:]:
-        x, y = align(out, factor)
-        before, out = out, from_pairs(x.dims, x.mean * y.mean, x.pairs() * y.pairs())
+        dims = common_dims(out.dims, factor.dims)
+        before, out = out, from_pairs(dims, out.mean * factor.mean, pairs_over(out, dims) * pairs_over(factor, dims))
         for one, other in ((before, factor), (factor, before)):
             if (one.law is not None or one.profile is not None) and not other.v.any() and one.shape == out.shape:
                 scaled = one.scale(other.mean)
@@ -59,37 +62,57 @@ def energy(g: Any) -> float:
     return float(g.q * math.prod(g.shape))
 
 
+@dataclass(frozen=True)
+class _Contraction:
+    """How tables of given atoms are contracted.
+
+    Args:
+        finer: for each operand, atoms that its axes are merged for.
+        index: for each operand and every pair of entries of the product, the pair of its own entries, as a flat index; shape
+            (pairs over the axes kept, pairs over the axes summed).
+        weights: number of pairs of entries that are summed, by the axes summed that they share.
+        number: of entries that are summed.
+        dims: of the result.
+    """
+
+    finer: tuple[Dims, ...]
+    index: tuple[npt.NDArray[np.intp], ...]
+    weights: Array
+    number: int
+    dims: Dims
+
+
+@lru_cache(4096)
+def _contraction(inputs: tuple[str, ...], output: str, dims: tuple[Dims, ...]) -> _Contraction:
+    axes = [dict(zip(labels, own, strict=True)) for labels, own in zip(inputs, dims, strict=True)]
+    letters = sorted(set("".join(inputs)))
+    order = [*output, *(x for x in letters if x not in output)]
+    common: Dims = reduce(common_dims, [tuple(own.get(letter, ()) for letter in order) for own in axes])
+    index, finer = [], []
+    for own, labels in zip(axes, inputs, strict=True):
+        finer.append(tuple(common[order.index(letter)] for letter in labels))
+        mine = {c: merged_atoms(own[c], atoms) for c, atoms in zip(labels, finer[-1], strict=True)}
+        starts = dict(zip(labels, accumulate((len(mine[c]) for c in labels), initial=0), strict=False))
+        moved = [starts[c] + i for c in order if c in own for i in range(len(mine[c]))]
+        places = np.arange(2 ** len(moved)).reshape((2,) * len(moved)).transpose(moved).ravel()
+        index.append(places[origin(tuple(mine.get(c, ()) for c in order), common)])
+    kept, summed = common[: len(output)], [n for atoms in common[len(output) :] for n in atoms]
+    weights = np.ones(1)
+    for n in summed:
+        weights = np.multiply.outer(weights, [float(n) * (n - 1), float(n)]).ravel()
+    shape = (2 ** sum(map(len, kept)), len(weights))
+    return _Contraction(tuple(finer), tuple(i.reshape(shape) for i in index), weights, math.prod(summed), kept)
+
+
 def einsum(inputs: Sequence[str], output: str, *operands: Moments) -> Moments:
     """Contraction of independent tensors, one letter per axis: product, then sum over the letters not in ``output``.
 
     ``einsum(["bi", "oi"], "bo", x, w)`` is a linear layer. No letter may repeat within one operand.
     """
-    letters = sorted(set("".join(inputs)))
-    common: dict[str, Atoms] = {}
-    ops = list(operands)
-    for letter in letters:
-        holders = [(i, labels.index(letter)) for i, labels in enumerate(inputs) if letter in labels]
-        atoms: Atoms = ()
-        for i, d in holders:
-            mine = ops[i].dims[d]
-            joined = refine(atoms, mine) if atoms and mine else atoms or mine
-            atoms = joined if joined is not None else (math.prod(mine),)
-        for i, d in holders:
-            if ops[i].dims[d] and (refine(ops[i].dims[d], atoms) != atoms):
-                ops[i] = ops[i].whole(d)
-            if ops[i].dims[d]:
-                ops[i] = ops[i].refined(d, atoms)
-        common[letter] = atoms
-    order = [*output, *(x for x in letters if x not in output)]
-    slots = [(letter, n) for letter in order for n in common[letter]]
-    table, mean = np.ones((1,) * len(slots)), 1.0
-    for x, labels in zip(ops, inputs, strict=True):
-        arranged = x.permute([labels.index(letter) for letter in order if letter in labels])
-        present = {letter for letter in labels if x.dims[labels.index(letter)]}
-        table = table * arranged.pairs().reshape([2 if letter in present else 1 for letter, _ in slots])
+    plan = _contraction(tuple(inputs), output, tuple(x.dims for x in operands))
+    table, mean = plan.weights, float(plan.number)
+    for x, finer, index in zip(operands, plan.finer, plan.index, strict=True):
+        table = table * x.merged(finer).pairs().ravel()[index]
         mean *= x.mean
-    table = np.broadcast_to(table, (2,) * len(slots))
-    keep = sum(len(common[letter]) for letter in output)
-    for _, n in reversed(slots[keep:]):
-        table, mean = n * table[..., 1] + n * (n - 1) * table[..., 0], mean * n
-    return from_pairs(tuple(common[letter] for letter in output), mean, table).capped()
+    table = table.sum(1).reshape((2,) * sum(map(len, plan.dims)))
+    return from_pairs(plan.dims, mean, table).capped()

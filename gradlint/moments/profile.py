@@ -24,19 +24,19 @@ from typing import Any
 import numpy as np
 
 from gradlint.moments.array import Moments, align, from_pairs
-from gradlint.moments.marginal import NODES, nodes
+from gradlint.moments.marginal import NODES
 from gradlint.moments.parts import MAX_PARTS, boundaries, cut, join
 from gradlint.moments.products import product
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import Array
 
-__all__ = ["Profile", "Term", "along", "behind_sum", "carried", "meet", "transported"]
+__all__ = ["Profile", "Term", "along", "behind_product", "behind_sum", "carried", "linear_part", "meet", "transported"]
 
 _TERMS = 3
 """Terms that are kept apart; the two most alike are merged first."""
 
 _CHAIN = 40
-"""Profiles that wait for one another before they are evaluated; bounds the recursion."""
+"""Steps after which a profile that no map has asked for is forgotten: that many sums have made it flat."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +63,12 @@ class Profile:
 
     Args:
         make: the terms.
-        depth: profiles that must be evaluated before.
+        depth: steps since terms were evaluated.
     """
 
     def __init__(self, make: Callable[[], Sequence[Term]], depth: int = 0) -> None:
         self._make = make
         self.depth = depth
-        if depth >= _CHAIN and self.terms:
-            self.depth = 0
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:
@@ -79,17 +77,23 @@ class Profile:
         del self._make
         return terms
 
-    def reindexed(self, move: Callable[[Moments], Moments]) -> Profile:
+    def reindexed(self, move: Callable[[Moments], Moments]) -> Profile | None:
         """Of a gradient whose entries were moved, its tensor's with them."""
-        return Profile(lambda: [replace(t, source=move(t.source)) for t in self.terms], self.depth + 1)
+        return _later(lambda: [replace(t, source=move(t.source)) for t in self.terms], self)
 
-    def scaled(self, factor: float) -> Profile:
+    def scaled(self, factor: float) -> Profile | None:
         """Of the gradient times a number."""
-        return Profile(lambda: [t.scaled(factor) for t in self.terms], self.depth + 1)
+        return _later(lambda: [t.scaled(factor) for t in self.terms], self)
 
-    def on(self, place: Callable[[Array], Array]) -> Profile:
+    def on(self, place: Callable[[Array], Array]) -> Profile | None:
         """On another grid: ``place`` moves a function of this one to it."""
-        return Profile(lambda: [Term(t.source, place(t.amplitude), place(t.power)) for t in self.terms], self.depth + 1)
+        return _later(lambda: [Term(t.source, place(t.amplitude), place(t.power)) for t in self.terms], self)
+
+
+def _later(make: Callable[[], Sequence[Term]], *needed: Profile | None) -> Profile | None:
+    """A profile made of others."""
+    depth = 1 + max((p.depth for p in needed if p is not None), default=0)
+    return Profile(make, depth) if depth < _CHAIN else None
 
 
 def _terms(g: Moments) -> tuple[Term, ...]:
@@ -105,13 +109,26 @@ def _weight(x: Moments, amplitude: Array, power: Array) -> Moments:
     return Moments(w.dims, w.mean, v)
 
 
-def along(g: Moments, x: Moments, factor: Array) -> Moments:
-    """A gradient at x times a function of x (``factor`` on the grid of x): behind a scalar map, its slope."""
+def along(g: Moments, x: Moments, factor: Array, power: Array | None = None) -> Moments:
+    """A gradient at x times a function of x (``factor`` on the grid of x): behind a scalar map, its slope.
+
+    Args:
+        power: the factor's mean square given x, where it also depends on other things; by default its square.
+    """
     if x.var <= 0.0:
         return g.scale(float(factor[len(factor) // 2]))
-    terms = [Term(t.source, t.amplitude * factor, t.power * factor**2) for t in _fewer(_terms(g), x)]
+    square = factor**2 if power is None else power
+    terms = [Term(t.source, t.amplitude * factor, t.power * square) for t in _fewer(_terms(g), x)]
     out = _table(terms, x)
     return replace(out, profile=Profile(lambda: terms))
+
+
+def linear_part(g: Moments, x: Moments) -> list[tuple[Moments, float]]:
+    """What of a gradient at x is proportional to x (about its mean): pairs (G, c) such that g contains ``Σ c·G·(x − m)``."""
+    if g.profile is None or x.var <= 0.0:
+        return []
+    deviation = np.sqrt(x.var)
+    return [(t.source, float(GRID.weights @ (t.amplitude * GRID.z)) / deviation) for t in g.profile.terms]
 
 
 def _table(terms: Sequence[Term], x: Moments) -> Moments:
@@ -145,7 +162,8 @@ def _merged(a: Term, b: Term, x: Moments) -> Term:
     ea, eb = a.energy, b.energy
     total = ea + eb
     if total <= 0.0:
-        return a
+        flat = np.ones_like(GRID.z)
+        return Term(_table([a, b], x), flat, flat)
     pa, pb = float(GRID.weights @ a.power) or 1.0, float(GRID.weights @ b.power) or 1.0
     power = (ea * a.power / pa + eb * b.power / pb) / total
     signed = ea * a.amplitude * np.abs(a.amplitude) / pa + eb * b.amplitude * np.abs(b.amplitude) / pb
@@ -171,11 +189,10 @@ def meet(waiting: Any, g: Any) -> Any:
         return g if waiting is None else waiting
     if isinstance(g, tuple):
         return tuple(meet(a, b) for a, b in zip(waiting, g, strict=True))
-    profiles = [m.profile for m in (waiting, g) if m.profile is not None]
     both = _with_parts(waiting, g)
-    if not profiles:
+    if waiting.profile is None and g.profile is None:
         return both
-    return replace(both, profile=Profile(lambda: _terms(waiting) + _terms(g), 1 + max(p.depth for p in profiles)))
+    return replace(both, profile=_later(lambda: _terms(waiting) + _terms(g), waiting.profile, g.profile))
 
 
 def _with_parts(x: Moments, y: Moments) -> Moments:
@@ -206,7 +223,7 @@ def carried(out: Moments, g: Moments) -> Moments:
         flat = np.ones_like(GRID.z)
         return [*(t.scaled(factor) for t in profile.terms), Term(rest, flat, flat)]
 
-    return replace(out, profile=Profile(terms, profile.depth + 1))
+    return replace(out, profile=_later(terms, profile))
 
 
 def transported(g: Moments, y: Moments, x: Moments, move: Callable[[Moments], Moments],
@@ -225,7 +242,7 @@ def transported(g: Moments, y: Moments, x: Moments, move: Callable[[Moments], Mo
     def terms() -> list[Term]:
         return [_placed(move(_table([t], y)), x, place(t.amplitude), place(t.power)) for t in _fewer(_terms(g), y)]
 
-    return replace(out, profile=Profile(terms, 1 + (0 if g.profile is None else g.profile.depth)))
+    return replace(out, profile=_later(terms, g.profile))
 
 
 def _placed(table: Moments, x: Moments, amplitude: Array, power: Array) -> Term:
@@ -238,22 +255,45 @@ def _placed(table: Moments, x: Moments, amplitude: Array, power: Array) -> Term:
 
 def behind_sum(g: Moments, x: Moments, y: Moments, total: Moments) -> tuple[Moments, Moments]:
     """The gradient of two independent terms of one shape from that of their sum: ``w(x) = E_y[w(x + y)]`` and vice versa."""
-    if g.profile is None or total.var <= 0.0:
-        bare = replace(g, profile=None)
-        return bare, bare
-    sums = cache(lambda: np.add.outer(nodes(x.on_grid()), nodes(y.on_grid())))
+    bare = replace(g, profile=None)
+    if g.profile is None or x.var <= 0.0 or y.var <= 0.0:  # a constant term shifts the other
+        return g if x.var > 0.0 else bare, g if y.var > 0.0 else bare
+    given_x, given_y = _given(x, y, total, np.add)
+    return transported(g, total, x, _same, given_x), transported(g, total, y, _same, given_y)
+
+
+def behind_product(g: Moments, x: Moments, y: Moments, out: Moments) -> tuple[Moments, Moments]:
+    """The gradients of two independent factors from that of their product, on its shape: ``w(x) = E_y[w(xy)]`` and vice versa."""
+    bare = replace(g, profile=None)
+    if g.profile is None or x.var <= 0.0 or y.var <= 0.0:
+        return product(bare, y) if y.var > 0.0 else g.scale(y.mean), product(bare, x) if x.var > 0.0 else g.scale(x.mean)
+    given_x, given_y = _given(x, y, out, np.multiply)
+
+    def times(factor: Moments, given_factor: _Place, rest: Moments, given_rest: _Place) -> Moments:
+        """Times a factor that the gradient may depend on: where both are of one shape, on its value."""
+        if factor.shape == out.shape:
+            return replace(along(transported(g, out, factor, _same, given_factor), factor, factor.on_grid()), profile=None)
+        return transported(g, out, rest, lambda m: product(m, factor), given_rest)
+
+    return times(y, given_y, x, given_x), times(x, given_x, y, given_y)
+
+
+_Place = Callable[[Array], Array]
+
+
+def _given(x: Moments, y: Moments, out: Moments, combine: np.ufunc) -> tuple[_Place, _Place]:
+    """From a function of ``out = x ∘ y`` (on its grid) to its conditional mean given x, and given y."""
+    first, second = NODES
+    both = cache(lambda: combine.outer(first.means(x.on_grid()), second.means(y.on_grid())))
 
     def given_x(f: Array) -> Array:
-        return np.interp(GRID.z, _CENTRES, np.interp(sums(), total.on_grid(), f) @ NODES)
+        return np.interp(GRID.z, first.centres, np.interp(both(), out.on_grid(), f) @ second.weights)
 
     def given_y(f: Array) -> Array:
-        return np.interp(GRID.z, _CENTRES, NODES @ np.interp(sums(), total.on_grid(), f))
+        return np.interp(GRID.z, second.centres, first.weights @ np.interp(both(), out.on_grid(), f))
 
-    return transported(g, total, x, _same, given_x), transported(g, total, y, _same, given_y)
+    return given_x, given_y
 
 
 def _same(g: Moments) -> Moments:
     return g
-
-
-_CENTRES: Array = nodes(GRID.z)

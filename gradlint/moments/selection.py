@@ -255,10 +255,17 @@ class Window:
     def of_taps(cls, inputs: int, places: Positions, weights: Array) -> Self:
         """Of ``weights`` (outputs, taps) at ``places`` of the input; places outside of it count nothing."""
         inside = (places >= 0) & (places < inputs)
-        w = np.where(inside, weights, 0.0)
-        columns = np.bincount(places[inside], w[inside], inputs)
-        rows = w.sum(1)
-        return cls(inputs, len(places), float((w**2).sum()), float(rows @ rows), float(columns @ columns), float(w.sum()))
+        rows = np.broadcast_to(np.arange(len(places))[:, None], places.shape)
+        return cls.of_entries((len(places), inputs), rows[inside], places[inside], np.asarray(weights)[inside])
+
+    @classmethod
+    def of_entries(cls, shape: tuple[int, int], rows: Positions, columns: Positions, weights: Array) -> Self:
+        """Of a sparse matrix of ``shape`` (outputs, inputs); entries at one place add up."""
+        places, index = np.unique(rows * shape[1] + columns, return_inverse=True)
+        w = np.bincount(index, weights, len(places))
+        by_row, by_column = np.bincount(rows, weights, shape[0]), np.bincount(columns, weights, shape[1])
+        sums = (float(w @ w), float(by_row @ by_row), float(by_column @ by_column), float(w.sum()))
+        return cls(shape[1], shape[0], *sums)
 
     @property
     def adjoint(self) -> Self:

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import math
+from functools import cache, lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_ATOMS", "Array", "Atoms", "differences", "merge", "pair_averages", "refine", "split", "sum_subsets", "take"]
+__all__ = [
+    "MAX_ATOMS",
+    "Array",
+    "Atoms",
+    "Dims",
+    "common_dims",
+    "differences",
+    "merge",
+    "merged_atoms",
+    "origin",
+    "pair_averages",
+    "place",
+    "refine",
+    "split",
+    "sum_subsets",
+    "take",
+]
 
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 Atoms = tuple[int, ...]
+Dims = tuple[Atoms, ...]
 
 MAX_ATOMS = 8
 """A table of 2^8 numbers; finer structure is averaged within an axis."""
 
 
+@lru_cache(4096)
 def refine(a: Atoms, b: Atoms) -> Atoms | None:
     """The coarsest common refinement of two factorisations of one axis, or None if their boundaries cross."""
     if a == b:
@@ -38,20 +60,80 @@ def take(table: Array, axis: int, index: int) -> Array:
     return out
 
 
+@cache
+def _halves(ndim: int) -> tuple[tuple[Any, Any], ...]:
+    """For every axis the index of its first half and of its second."""
+    return tuple(((slice(None),) * axis + (0, ...), (slice(None),) * axis + (1, ...)) for axis in range(ndim))
+
+
 def sum_subsets(v: Array) -> Array:
     """Components to pair moments (about the mean): the sum over all subsets of the shared atoms."""
-    for axis in range(v.ndim):
-        v = v.cumsum(axis)
-    return v
+    table = np.array(v, dtype=np.float64, order="C")
+    for first, second in _halves(table.ndim):
+        half = table[second]
+        np.add(half, table[first], out=half)
+    return table
 
 
 def differences(table: Array) -> Array:
     """Pair moments to components: the inverse of :func:`sum_subsets`."""
-    v = np.array(table, dtype=np.float64)
-    for axis in range(v.ndim):
-        constant = take(v, axis, 0)
-        v = np.stack([constant, take(v, axis, 1) - constant], axis)
+    v = np.array(table, dtype=np.float64, order="C")
+    for first, second in _halves(v.ndim):
+        half = v[second]
+        np.subtract(half, v[first], out=half)
     return v
+
+
+@lru_cache(4096)
+def common_dims(a: Dims, b: Dims) -> Dims:
+    """The atoms that two broadcast tensors have in common: per axis the coarsest common refinement, else one atom."""
+    rank = max(len(a), len(b))
+    out: list[Atoms] = []
+    for x, y in zip(((),) * (rank - len(a)) + a, ((),) * (rank - len(b)) + b, strict=True):
+        joined = refine(x, y) if x and y else x or y
+        out.append((math.prod(x),) if joined is None else joined)
+    return tuple(out)
+
+
+def merged_atoms(atoms: Atoms, finer: Atoms) -> Atoms:
+    """The atoms themselves where ``finer`` is a refinement of them, else one."""
+    return atoms if len(atoms) <= 1 or refine(atoms, finer) == finer else (math.prod(atoms),)
+
+
+def _pieces(dims: Dims, finer: Dims) -> list[list[int]]:
+    """For every atom of ``dims`` the positions of its pieces among the atoms of ``finer``; axes count from the last."""
+    pieces, at = [], sum(map(len, finer[: len(finer) - len(dims)]))
+    for atoms, parts in zip(dims, finer[len(finer) - len(dims) :], strict=True):
+        rest, end = at, at + len(parts)
+        for atom in atoms:
+            size, mine = 1, []
+            while size < atom:
+                size *= parts[rest - at]
+                mine.append(rest)
+                rest += 1
+            pieces.append(mine)
+        at = end
+    return pieces
+
+
+@lru_cache(4096)
+def place(dims: Dims, finer: Dims) -> Index:
+    """Where the components over ``dims`` are among those over a refinement of it, as flat indices; the others are zero."""
+    n = sum(map(len, finer))
+    places = np.zeros(1, dtype=np.intp)
+    for mine in _pieces(dims, finer):
+        places = np.add.outer(places, [0, sum(1 << (n - 1 - i) for i in mine)]).ravel()
+    return places
+
+
+@lru_cache(4096)
+def origin(dims: Dims, finer: Dims) -> Index:
+    """The pair over ``dims`` that each pair over a refinement of it is, as flat indices: an atom is shared if its pieces are."""
+    bits = np.indices((2,) * sum(map(len, finer)), dtype=np.intp)
+    index = np.zeros(bits.shape[1:], dtype=np.intp)
+    for mine in _pieces(dims, finer):
+        index = 2 * index + bits[mine].min(0)
+    return index
 
 
 def split(v: Array, axis: int) -> Array:

@@ -21,7 +21,8 @@ _POINTWISE = """
 relu relu6 elu selu celu leaky_relu gelu silu mish hardtanh hardswish hardsigmoid softplus softsign tanhshrink hardshrink
 softshrink threshold logsigmoid sigmoid tanh exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square abs sin cos tan sinh cosh asin
 acos atan asinh acosh atanh erf erfc erfinv clamp clip clamp_min clamp_max reciprocal logit sinc sign floor ceil round trunc frac
-nan_to_num expit pow float_power
+nan_to_num expit pow float_power remainder fmod fix arcsin arccos arctan arcsinh arccosh arctanh absolute negative ndtr
+log_ndtr deg2rad rad2deg
 """
 for _name in _POINTWISE.split():
     pointwise(_name, _name, *(getattr(home, _name) for home in (F, torch, torch.special, torch.Tensor) if hasattr(home, _name)))
@@ -49,6 +50,20 @@ def prelu(_: Call, input: Moments, weight: Moments) -> Flow:
             weight: product(g, negative).sum(others).reshape(weight.shape),
         },
     )
+
+
+@transfer(F.rrelu, torch.rrelu)
+def rrelu(
+    _: Call, input: Moments, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
+) -> Flow:
+    """Leaky ReLU whose slope is drawn for every negative entry, uniform between two bounds (Xu et al. 2015)."""
+    slope, u = (lower + upper) / 2, input.on_grid()
+    spread = (upper - lower) ** 2 / 12 if training else 0.0
+    negative = np.minimum(u, 0.0)
+    below = input.map(np.where(u > 0, 0.0, 1.0))
+    out = input.map(np.where(u > 0, u, slope * u)) + Moments.iid(input.shape, 0.0, spread * input.map(negative).q)
+    derivative = input.map(np.where(u > 0, 1.0, slope)) + Moments.iid(input.shape, 0.0, spread * below.mean)
+    return Flow(out, lambda g: {input: product(g, derivative)})
 
 
 @transfer(F.glu)

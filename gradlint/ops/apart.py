@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradlint.moments import MAX_PARTS, Moments, boundaries, cut, join, pairs_of, total
+from gradlint.moments import MAX_PARTS, Moments, boundaries, carried, cut, join, pairs_of, total
 
 if TYPE_CHECKING:
     from gradlint.ops.registry import Call, Flow
@@ -148,7 +148,7 @@ def _together(runs: Sequence[_Run], couples: Sequence[Any] | None, plan: Plan, s
         for x, guide in guides.items():
             if x in plan.along:
                 mine = [f.get(own[x], Moments.zeros(own[x].shape)) for f, (_, own) in zip(found, runs, strict=True)]
-                grads[x] = join(mine, plan.along[x], guide)
+                grads[x] = carried(join(mine, plan.along[x], guide), guide)
             elif parts := [f[x] for f in found if x in f]:
                 grads[x] = across(total(parts), guide, whole, g, x, plan.out, sizes)
         return grads

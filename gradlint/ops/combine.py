@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlint.moments import Marginal, Moments, behind_sum, disjoint, product
+from gradlint.moments import Marginal, Moments, behind_product, behind_sum, disjoint, from_pairs, product
 from gradlint.ops.apart import broadcast
+from gradlint.ops.primitives import Tape
 from gradlint.ops.registry import Call, Flow, transfer
 
 MASKED = -1e4
@@ -81,7 +82,7 @@ def rsub(call: Call, input: Any, other: Any) -> Flow:
     return add(call, other, input, alpha=-1)
 
 
-@transfer(torch.neg, "neg", operator.neg, apart=broadcast)
+@transfer(torch.neg, torch.negative, "neg", "negative", operator.neg, apart=broadcast)
 def neg(_: Call, input: Moments) -> Flow:
     """``−x``."""
     return Flow(input.scale(-1), lambda g: {input: g.scale(-1)})
@@ -98,10 +99,15 @@ def mul(_: Call, input: Any, other: Any) -> Flow:
     if out.law is None and input.var > 0 and other.var > 0:
         factors = [(m.law, m.mean, math.sqrt(m.var)) for m in (input, other)]
         out = replace(out, law=Marginal.of_product(factors[0], factors[1]))
-    return Flow(
-        out,
-        lambda g: {input: product(g, other).fold(input.shape), other: product(g, input).fold(other.shape)},
-    )
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        first, second = behind_product(g, input, other, out)
+        return {
+            input: first if input.shape == out.shape else first.fold(input.shape),
+            other: second if other.shape == out.shape else second.fold(other.shape),
+        }
+
+    return Flow(out, back)
 
 
 @transfer(torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide", operator.truediv, apart=broadcast)
@@ -149,7 +155,7 @@ def _chosen(mask: np.ndarray[Any, Any], inside: Any, outside: Any) -> Flow:
     )
 
 
-@transfer(torch.where, "where")
+@transfer(torch.where)
 def where(_: Call, condition: Moments, input: Any = None, other: Any = None) -> Flow:
     """A choice by a known mask; of the mask alone the places where it is true, which carry no moments."""
     if condition.value is None:
@@ -163,6 +169,12 @@ def where(_: Call, condition: Moments, input: Any = None, other: Any = None) -> 
     return _chosen(mask, inside, outside)
 
 
+@transfer("where")
+def where_method(call: Call, input: Any, condition: Moments, other: Any) -> Flow:
+    """``x.where(condition, other)``."""
+    return where(call, condition, input, other)
+
+
 @transfer(torch.masked_fill, "masked_fill")
 def masked_fill(_: Call, input: Moments, mask: Moments, value: Any) -> Flow:
     """Fill by a known mask; a very negative value marks entries as taking no part in a softmax."""
@@ -172,3 +184,38 @@ def masked_fill(_: Call, input: Moments, mask: Moments, value: Any) -> Flow:
     if _is_number(fill) and fill <= MASKED:
         return Flow(_with_alive(input, ~filled), lambda g: {input: g})
     return _chosen(filled, fill, input)
+
+
+@transfer(torch.lerp, "lerp", apart=broadcast)
+def lerp(_: Call, input: Moments, end: Moments, weight: Any) -> Flow:
+    """``(1 − w)x + w y``, a convex gate: its halves are tied by ``E[(1 − w)w'] = m_w − K_w``."""
+    w = _number(weight)
+    if _is_number(w):
+        return Flow(
+            input.scale(1 - w) + end.scale(w),
+            lambda g: {input: g.scale(1 - w).fold(input.shape), end: g.scale(w).fold(end.shape)},
+        )
+    rest = w.scale(-1).shift(1)
+    out = product(input, rest) + product(end, w)
+    gate = w + out.scale(0)  # along all the axes
+    tied = 2 * input.mean * end.mean * (w.mean**2 - gate.pairs())
+    change = end + input.scale(-1)
+    return Flow(from_pairs(out.dims, out.mean, out.pairs() + tied), lambda g: {
+        input: product(g, rest).fold(input.shape), end: product(g, w).fold(end.shape), weight: product(g, change).fold(w.shape),
+    })  # fmt: skip
+
+
+@transfer(torch.addcmul, "addcmul")
+def addcmul(call: Call, input: Moments, tensor1: Moments, tensor2: Moments, *, value: float = 1) -> Flow:
+    """``x + v·a·b``."""
+    tape = Tape()
+    out = tape(add(call, input, tape(mul(call, tensor1, tensor2)), alpha=value))
+    return Flow(out, lambda g: tape.back({out: g}))
+
+
+@transfer(torch.addcdiv, "addcdiv")
+def addcdiv(call: Call, input: Moments, tensor1: Moments, tensor2: Moments, *, value: float = 1) -> Flow:
+    """``x + v·a/b``."""
+    tape = Tape()
+    out = tape(add(call, input, tape(div(call, tensor1, tensor2)), alpha=value))
+    return Flow(out, lambda g: tape.back({out: g}))

@@ -8,13 +8,14 @@ is what makes a position-constant component decay at padded borders.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from gradlint.moments import Array, Moments, from_pairs, take
+from gradlint.moments import Array, Moments, from_pairs, linear_part, take
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
@@ -115,17 +116,21 @@ def _convolve(x: Moments, weight: Moments, bias: Moments | None, taps: list[_Tap
         return grads
 
     def _weight_gradient(g: Moments) -> Moments:
-        a, b = _spatial(x), _spatial(g)
-        table = _bits(a) * _bits(b)
-        at = len(a.dims[0])
-        for axis in range(at):
-            n = a.sizes()[axis]
-            table = np.stack([n * take(table, axis, 1) + n * (n - 1) * take(table, axis, 0)] * 2, axis)
-        for _ in range(at):
-            table = take(table, 0, 0)
+        """Sum over pairs of samples and positions, and what a weight has in common with itself where g depends on y."""
+        pairs = _summed(_bits(_spatial(x)) * _bits(_spatial(g)))
+        for source, slope in linear_part(g, y):
+            table = _bits(_spatial(source))
+            alone = np.zeros_like(table)
+            alone.flat[-1] = table.flat[-1]
+            pairs += slope**2 * weight.q * x.q**2 * max(_summed(table) - _summed(alone), 0.0)
+        return Moments.iid(weight.shape, 0.0, pairs)
+
+    def _summed(table: Array) -> float:
+        for n in x.dims[0]:
+            table = n * take(table, 0, 1) + n * (n - 1) * take(table, 0, 0)
         for tap in taps:
             table = tap.weight_pairs(table, 0)
-        return Moments.iid(weight.shape, 0.0, float(table))
+        return float(table)
 
     def _bits(y: Moments) -> Array:
         """Pair table over (samples, spatial axes), the channel its own; axes of size 1 are spread to two rows."""
@@ -142,22 +147,51 @@ def _convolve(x: Moments, weight: Moments, bias: Moments | None, taps: list[_Tap
     return Flow(y, back)
 
 
+def _unbatched(function: Callable[..., Flow], call: Call, x: Moments, *args: Any) -> Flow:
+    """A single sample, without an axis for it."""
+    one = x.reshape((1, *x.shape))
+    flow = function(replace(call, shape=(1, *(call.shape or ()))), one, *args)
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        grads = dict(flow.back(g.reshape((1, *g.shape))))
+        return {x: grads.pop(one).reshape(x.shape), **grads}
+
+    return Flow(flow.out.reshape(flow.out.shape[1:]), back)
+
+
 def _ordinary(call: Call, x: Moments, weight: Moments, bias: Moments | None, n: int, stride: Any, padding: Any,
               dilation: Any, groups: int) -> Flow:  # fmt: skip
-    if len(x.dims) != n + 2 or call.shape is None:
-        raise NotImplementedError("an unbatched convolution")
+    if call.shape is None:
+        raise NotImplementedError("an output without a shape")
+    if len(x.dims) == n + 1:
+        return _unbatched(_ordinary, call, x, weight, bias, n, stride, padding, dilation, groups)
     kernel, stride, dilation = weight.shape[2:], _tuple(stride, n), _tuple(dilation, n)
     if isinstance(padding, str):
         padding = [d * (k - 1) // 2 if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
     taps = [_Taps(x.shape[2 + d], call.shape[2 + d], kernel[d], stride[d], _tuple(padding, n)[d], dilation[d]) for d in range(n)]
     fans = (x.shape[1] / groups, weight.shape[0] / groups)
-    return _convolve(x, weight, bias, taps, fans, call.shape, transposed=False)
+    flow = _convolve(x, weight, bias, taps, fans, call.shape, transposed=False)
+    linear = bias is None or (bias.var == 0 and bias.mean == 0)
+    return _by_channel(flow, x) if linear and groups == x.shape[1] == weight.shape[0] else flow
+
+
+def _by_channel(flow: Flow, x: Moments) -> Flow:
+    """A linear map of every channel by itself: ``Σ g_x x = Σ g_y y`` for each."""
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        grads = dict(flow.back(g))
+        grads[x] = replace(grads[x], radial=g.radial)
+        return grads
+
+    return Flow(flow.out, back)
 
 
 def _transposed(call: Call, x: Moments, weight: Moments, bias: Moments | None, n: int, stride: Any, padding: Any,
                 groups: int, dilation: Any) -> Flow:  # fmt: skip
-    if len(x.dims) != n + 2 or call.shape is None:
-        raise NotImplementedError("an unbatched convolution")
+    if call.shape is None:
+        raise NotImplementedError("an output without a shape")
+    if len(x.dims) == n + 1:
+        return _unbatched(_transposed, call, x, weight, bias, n, stride, padding, groups, dilation)
     stride, padding, dilation = _tuple(stride, n), _tuple(padding, n), _tuple(dilation, n)
     taps = [_Taps(call.shape[2 + d], x.shape[2 + d], weight.shape[2 + d], stride[d], padding[d], dilation[d]) for d in range(n)]
     fans = (x.shape[1] / groups, weight.shape[1])

@@ -1,73 +1,79 @@
-"""Lookups by integers."""
+"""Lookups by integers: rows of a table, alone or summed in bags. A row collects the gradients of the positions that read it."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments, from_pairs, take
+from gradlint.moments import Moments, Positions, Selection, Window, product
+from gradlint.ops.places import positions
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__: list[str] = []
 
 
-def _coincidence(ids: Array) -> Array:
-    """P(two entries carry the same id | they share exactly these axes), shape ``(2,) * axes of size > 1``."""
-    shape = [n for n in ids.shape if n > 1]
-    _, codes = np.unique(ids, return_inverse=True)
-    codes = codes.reshape(shape)
-    kinds = int(codes.max()) + 1 if codes.size else 1
-    table = np.empty((2,) * len(shape))
-    for index in np.ndindex(*table.shape):
-        axes = tuple(a for a, bit in enumerate(index) if not bit)
-        kept = [n for n, bit in zip(shape, index, strict=True) if bit]
-        rows = np.moveaxis(codes, [a for a in range(len(shape)) if a not in axes], range(len(kept))).reshape(math.prod(kept), -1)
-        counts = np.zeros((len(rows), kinds)) if len(rows) * kinds < 5e6 else None
-        if counts is None:
-            table[index] = np.mean([np.sum(np.unique(r, return_counts=True)[1] ** 2.0) for r in rows]) / rows.shape[1] ** 2
-            continue
-        np.add.at(counts, (np.arange(len(rows))[:, None], rows), 1.0)
-        table[index] = np.mean((counts**2).sum(1)) / rows.shape[1] ** 2
-    for axis, n in enumerate(shape):  # averages over all partners -> partners that differ
-        same, averaged = take(table, axis, 1), take(table, axis, 0)
-        table = np.stack([(n * averaged - same) / (n - 1), same], axis)
-    return np.clip(table, 0.0, 1.0)
+def _lookup(ids: Positions, weight: Moments, padding: int | None, max_norm: float | None, by_frequency: bool) -> Flow:
+    """Two positions share their row as often as their ids coincide.
+
+    Args:
+        padding: the row that gets no gradient.
+        max_norm: rows are shortened to it, in place: the gradient does not know.
+    """
+    if by_frequency:
+        raise NotImplementedError("gradients scaled by frequency")
+    places = range(ids.ndim)
+    found = Selection.within(weight.shape, [0], ids, places)
+    if padding is None or not (ids == padding % weight.shape[0]).any():
+        learning = found
+    else:
+        learning = Selection.within(weight.shape, [0], np.where(ids == padding % weight.shape[0], -1, ids), places)
+    length = math.sqrt(weight.shape[1] * weight.q)
+    shortened = 1.0 if max_norm is None or length == 0 else min(max_norm / length, 1.0)
+    return Flow(found.gather(weight).scale(shortened), lambda g: {weight: learning.spread(g)})
 
 
 @transfer(F.embedding, torch.embedding)
-def embedding(_: Call, input: Moments, weight: Moments, padding_idx: Any = None, *_rest: Any, **_kw: Any) -> Flow:
-    """Row lookup: two positions share their row as often as their ids coincide; a row collects its positions' gradients."""
-    if input.value is None:
-        raise NotImplementedError("an embedding of unknown ids")
-    rows = weight.shape[0]
-    same = _coincidence(np.asarray(input.value, dtype=float))
-    w = weight.whole(0).whole(1)
-    table = w.pairs()
-    row = 1 if w.dims[0] else 0
-    same_row, other_row = (table[1], table[0]) if row else (table, table)
-    cells = same.shape
-    mixed = same[..., None] * np.atleast_1d(same_row) + (1 - same[..., None]) * np.atleast_1d(other_row)
-    mixed = mixed.reshape(cells + np.shape(same_row))
-    dims = tuple((n,) if n > 1 else () for n in input.shape)
-    out = from_pairs((*dims, w.dims[1]), weight.mean, mixed)
+def embedding(_: Call, input: Moments, weight: Moments, padding_idx: int | None = None, max_norm: float | None = None,
+              norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False) -> Flow:  # fmt: skip
+    """Row lookup; the padding row gets no gradient."""
+    if norm_type != 2 and max_norm is not None:
+        raise NotImplementedError("rows shortened by another norm than the Euclidean")
+    padding = None if padding_idx == -1 else padding_idx  # torch.embedding's way to say that there is none
+    return _lookup(positions(input), weight, padding, max_norm, scale_grad_by_freq)
+
+
+@transfer(F.embedding_bag)
+def embedding_bag(
+    _: Call, input: Moments, weight: Moments, offsets: Moments | None = None, max_norm: float | None = None,
+    norm_type: float = 2, scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False,
+    per_sample_weights: Moments | None = None, include_last_offset: bool = False, padding_idx: int | None = None,
+) -> Flow:  # fmt: skip
+    """Rows looked up and added (or averaged) in bags: the columns of a matrix, or stretches of a list that start at offsets."""
+    if mode not in ("sum", "mean") or max_norm is not None or scale_grad_by_freq:
+        raise NotImplementedError(f"bags by {mode}, of shortened rows, or with gradients scaled by frequency")
+    ids = positions(input)
+    if offsets is None:
+        bags, number = np.repeat(np.arange(ids.shape[0]), ids.shape[1]), ids.shape[0]
+    else:
+        starts = positions(offsets)[: -1 if include_last_offset else None]
+        bags, number = np.searchsorted(starts, np.arange(ids.size), side="right") - 1, len(starts)
+    ids = ids.reshape(-1) % weight.shape[0]
+    kept = np.ones(ids.size, dtype=bool) if padding_idx is None else ids != padding_idx % weight.shape[0]
+    share = 1 / np.maximum(np.bincount(bags[kept], minlength=number), 1) if mode == "mean" else np.ones(number)
+    if per_sample_weights is None:
+        window = Window.of_entries((number, weight.shape[0]), bags[kept], ids[kept], share[bags[kept]])
+        return Flow(window(weight, 0), lambda g: {weight: window.adjoint(g, 0)})
+    factors = per_sample_weights.reshape((ids.size, 1))
+    found = Selection.within(weight.shape, [0], ids, [0])
+    rows = found.gather(weight)
+    window = Window.of_entries((number, ids.size), bags[kept], np.flatnonzero(kept), share[bags[kept]])
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        for d in range(len(g.dims)):
-            g = g.whole(d)
-        pairs = g.pairs()
-        sizes = [n for n in input.shape if n > 1]
-        equal = unequal = np.zeros(pairs.shape[same.ndim :])
-        for index in np.ndindex(*same.shape):
-            count = math.prod(n if bit else n * (n - 1) for n, bit in zip(sizes, index, strict=True))
-            equal = equal + count * same[index] * pairs[index]
-            unequal = unequal + count * (1 - same[index]) * pairs[index]
-        table = np.stack([unequal / max(rows * (rows - 1), 1), equal / rows])
-        if rows == 1:
-            return {weight: from_pairs(((), g.dims[-1]), 0.0, table[1])}
-        return {weight: from_pairs(((rows,), g.dims[-1]), 0.0, table)}
+        spread = window.adjoint(g, 0)
+        weighing = product(spread, rows).sum([1]).reshape(per_sample_weights.shape)
+        return {weight: found.spread(product(spread, factors)), per_sample_weights: weighing}
 
-    return Flow(out, back)
+    return Flow(window(product(rows, factors), 0), back)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Moments, Selection, disjoint, product
+from gradlint.moments import Moments, Selection, disjoint, embed, piece, product
 from gradlint.ops.apart import Plan
 from gradlint.ops.places import collapsed, index_keys, pick, positions, read, selected, selection
 from gradlint.ops.primitives import Tape, reindex
@@ -158,7 +159,16 @@ _MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular":
 
 @transfer(F.pad, torch._C._nn.pad)
 def pad(_: Call, input: Moments, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Flow:
-    """A constant, or copies of the tensor, around each axis; negative widths crop."""
+    """A constant, or copies of the tensor, around each axis; negative widths crop.
+
+    Zeros around one axis alone (channels that a shortcut lacks) are kept apart from what they surround.
+    """
+    around = [i for i in range(len(pad) // 2) if pad[2 * i] or pad[2 * i + 1]]
+    if mode == "constant" and not value and len(around) == 1 and min(pad) >= 0:
+        axis = len(input.dims) - 1 - around[0]
+        start, n = int(pad[2 * around[0]]), input.shape[axis]
+        size = start + n + int(pad[2 * around[0] + 1])
+        return Flow(embed(input, axis, start, size), lambda g: {input: piece(g, axis, start, start + n)})
     tape, x, inside = Tape(), input, Moments.iid((1,) * len(input.dims), 1.0, 0.0)
     for i in range(len(pad) // 2):
         d, before, after = len(input.dims) - 1 - i, pad[2 * i], pad[2 * i + 1]
@@ -171,4 +181,10 @@ def pad(_: Call, input: Moments, pad: Sequence[int], mode: str = "constant", val
         here = Moments.of_array((source >= 0).astype(float))
         inside = product(inside, here.reshape([len(source) if a == d else 1 for a in range(len(x.dims))]))
     out = disjoint(x, inside.scale(-value).shift(value), inside) if value else x
-    return Flow(out, lambda g: tape.back({x: g}))
+    zeros = mode == "constant" and not value and min(pad) >= 0  # then nothing of Σ g·x is lost
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        grads = tape.back({x: g})
+        return {input: replace(grads[input], radial=g.radial)} if zeros and input in grads else grads
+
+    return Flow(out, back)

@@ -10,25 +10,30 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import GRID, Array, Moments, product
+from gradlint.moments import GRID, Array, Moments, along, behind_sum, product
+from gradlint.moments.marginal import NODES
+from gradlint.ops.partition import log_partition
+from gradlint.ops.places import positions
 from gradlint.ops.primitives import affine
 from gradlint.ops.registry import Call, Flow, transfer
-from gradlint.ops.softmax import log_partition, log_softmax, within
+from gradlint.ops.softmax import log_softmax, within
 
 __all__: list[str] = []
 
-_VALUES, _NODES = 128, 15
+_VALUES = 128
+_NODES = NODES[0]
 
 # ---- one entry at a time -------------------------------------------------------------------------------------------------
 
 
-def _nodes(y: Moments, *, positive: bool) -> tuple[Array, Array]:
+def _stand_ins(y: Moments, *, positive: bool) -> tuple[Array, Array]:
     """Values and weights that stand for the entries of a tensor; of a log-normal one, if they must be ``positive``."""
     if y.value is not None:
         values, counts = np.unique(np.asarray(y.value, dtype=np.float64), return_counts=True)
@@ -36,29 +41,46 @@ def _nodes(y: Moments, *, positive: bool) -> tuple[Array, Array]:
             return values, counts / counts.sum()
         bins = np.array_split(np.sort(np.asarray(y.value, dtype=np.float64), axis=None), _VALUES)
         return np.array([b.mean() for b in bins]), np.array([len(b) for b in bins]) / sum(map(len, bins))
-    z, weights = np.polynomial.hermite_e.hermegauss(_NODES)
-    if positive and y.mean > 0:
+    values = _NODES.means(y.on_grid())
+    if positive and values.min() <= 0 < y.mean:
         spread = math.log1p(y.var / y.mean**2)
-        return y.mean * np.exp(math.sqrt(spread) * z - spread / 2), weights / weights.sum()
-    return y.mean + math.sqrt(y.var) * z, weights / weights.sum()
+        values = y.mean * np.exp(math.sqrt(spread) * _NODES.centres - spread / 2)
+    return values, _NODES.weights
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """A function of every entry of x.
+
+    Args:
+        value: its law.
+        back: from a gradient that does not depend on the arguments to the one at x.
+        others: likewise to the ones at the other arguments, broadcast to the shape of x.
+    """
+
+    value: Moments
+    back: Callable[[Moments], Moments]
+    others: Mapping[str, Callable[[Moments], Moments]]
 
 
 def _entrywise(function: Callable[..., torch.Tensor], x: Moments, others: Mapping[str, Moments], *,
-               probability: bool = False, positive: bool = False) -> tuple[Moments, Moments, dict[str, Moments]]:  # fmt: skip
-    """Laws of the function's value and of its slopes by x and by ``others``, all of them independent.
+               probability: bool = False, positive: bool = False) -> _Entries:  # fmt: skip
+    """Evaluate a function of x and of ``others``, all of them independent.
 
     Args:
         function: of a tensor and of ``others`` by name, entry by entry.
         probability: x lies within (0, 1); it is taken to be the sigmoid of a Gaussian.
         positive: the others are.
     """
-    nodes = {name: _nodes(y, positive=positive) for name, y in others.items()}
-    points = list(itertools.product(*(range(len(values)) for values, _ in nodes.values())))
-    p = np.array([math.prod(w[i] for i, (_, w) in zip(point, nodes.values(), strict=True)) for point in points])
+    if sum(y.value is None for y in others.values()) > 1:
+        raise NotImplementedError("a loss of several random targets")
+    stand_ins = {name: _stand_ins(y, positive=positive) for name, y in others.items()}
+    points = list(itertools.product(*(range(len(values)) for values, _ in stand_ins.values())))
+    p = np.array([math.prod(w[i] for i, (_, w) in zip(point, stand_ins.values(), strict=True)) for point in points])
     grid = _sigmoid_of_gaussian(x) if probability else x.on_grid()
     u = torch.tensor(grid).expand(len(points), -1).clone().requires_grad_(True)
     columns = {}
-    for i, (name, (values, _)) in enumerate(nodes.items()):
+    for i, (name, (values, _)) in enumerate(stand_ins.items()):
         column = torch.tensor([[values[point[i]]] for point in points], dtype=torch.float64)
         columns[name] = column.expand(u.shape).clone().requires_grad_(others[name].value is None)
     with torch.enable_grad():
@@ -66,21 +88,26 @@ def _entrywise(function: Callable[..., torch.Tensor], x: Moments, others: Mappin
         free = [name for name, column in columns.items() if column.requires_grad]
         slopes: Any = torch.autograd.grad(out.sum(), [u, *(columns[name] for name in free)], allow_unused=True)
 
-    def law(values: Array) -> Moments:
-        """Of pairs of entries each has its own values of the others: only x correlates them."""
-        averaged = p @ values
-        found = x.map(averaged)
-        v = found.v.copy()
-        v[(-1,) * v.ndim] += max(float(GRID.weights @ (p @ values**2 - averaged**2)), 0.0)
-        return Moments(found.dims, found.mean, v)
-
+    values, slope = out.detach().numpy(), slopes[0].numpy()
+    averaged = x.map(p @ values)  # of a pair of entries each has its own values of the others: only x correlates them
+    v = averaged.v.copy()
+    v[(-1,) * v.ndim] += max(float(GRID.weights @ (p @ values**2 - (p @ values) ** 2)), 0.0)
     by_others = {}
-    for name, slope in zip(free, slopes[1:], strict=True):
-        if slope is not None:
-            rows = slope.numpy()
-            mean, square = float(p @ rows @ GRID.weights), float(p @ rows**2 @ GRID.weights)
-            by_others[name] = Moments.iid(x.shape, mean, max(square - mean**2, 0.0))
-    return law(out.detach().numpy()), law(slopes[0].numpy()), by_others
+    for name, by_other in zip(free, slopes[1:], strict=True):
+        if by_other is not None:
+            by_others[name] = _by_other(by_other.numpy(), p, _wide(others[name], [x]))
+    value = Moments(averaged.dims, averaged.mean, v)
+    return _Entries(value, lambda g: along(g, x, p @ slope, p @ slope**2), by_others)
+
+
+def _by_other(slope: Array, p: Array, y: Moments) -> Callable[[Moments], Moments]:
+    """The gradient at another argument, whose values follow one another in the rows of ``slope``."""
+    rows = slope.reshape(-1, len(_NODES.weights), slope.shape[-1]) if len(slope) % len(_NODES.weights) == 0 else slope[None]
+    share = p.reshape(rows.shape[:2])
+    share = share / share.sum(0)
+    amplitude, power = ((share * (f(rows) @ GRID.weights)).sum(0) for f in (np.asarray, np.square))
+    place = [np.interp(GRID.z, _NODES.centres, curve) for curve in (amplitude, power)]
+    return lambda g: along(g, y, place[0], place[1])
 
 
 def _sigmoid_of_gaussian(x: Moments) -> Array:
@@ -90,18 +117,20 @@ def _sigmoid_of_gaussian(x: Moments) -> Array:
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30.0, 30.0))), dtype=np.float64)
 
 
-def _reduced(value: Moments, slopes: Mapping[Moments, Moments], reduction: str, rows: int) -> Flow:
+def _reduced(value: Moments, back: Callable[[Moments], dict[Moments, Moments]], reduction: str, rows: int) -> Flow:
     """The loss of every entry, summed or averaged."""
     shape, n = value.shape, math.prod(value.shape)
     if reduction == "none":
-        return Flow(value, lambda g: {x: product(g, slope).fold(x.shape) for x, slope in slopes.items()})
+        return Flow(value, back)
     scale = 1 / {"mean": n, "sum": 1, "batchmean": rows}[reduction]
+    return Flow(
+        value.sum(range(len(shape))).scale(scale),
+        lambda g: back(g.scale(scale).reshape((1,) * len(shape)).expand(shape)),
+    )
 
-    def back(g: Moments) -> dict[Moments, Moments]:
-        wide = g.scale(scale).reshape((1,) * len(shape)).expand(shape)
-        return {x: product(wide, slope).fold(x.shape) for x, slope in slopes.items()}
 
-    return Flow(value.sum(range(len(shape))).scale(scale), back)
+def _folded(g: Moments, x: Moments) -> Moments:
+    return g if g.shape == x.shape else g.fold(x.shape)
 
 
 def _wide(x: Moments, others: Sequence[Moments]) -> Moments:
@@ -122,7 +151,7 @@ def _of_entries(
     Args:
         difference: it is a function of the difference of its first two arguments.
         probability: its first argument lies within (0, 1).
-        positive: its second argument is.
+        positive: its other arguments are (the variances of a likelihood).
     """
     signature = inspect.signature(function)
     first, second = list(signature.parameters)[:2]
@@ -136,32 +165,40 @@ def _of_entries(
         rest = {name: m for name, m in given.items() if name not in others and m is not None}
         rows = x.shape[0] if x.dims else 1
         if difference:
-            value, slope, more = _entrywise(
+            minus = y.scale(-1)
+            gap = _wide(x + minus, list(others.values()))
+            found = _entrywise(
                 lambda u, **columns: function(u, torch.zeros_like(u), **columns, **rest, reduction="none"),
-                _wide(x + y.scale(-1), list(others.values())), others,
+                gap, others, positive=positive,
             )  # fmt: skip
-            return _reduced(value, {x: slope, y: slope.scale(-1), **_named(more, others)}, reduction, rows)
-        others = {second: y, **others}
-        value, slope, more = _entrywise(
-            lambda u, **columns: function(u, **columns, **rest, reduction="none"),
-            _wide(x, list(others.values())), others,
-            probability=probability, positive=positive and not rest.get("log_target"),
-        )  # fmt: skip
-        return _reduced(value, {x: slope, **_named(more, others)}, reduction, rows)
+        else:
+            others, gap = {second: y, **others}, None
+            found = _entrywise(
+                lambda u, **columns: function(u, **columns, **rest, reduction="none"), _wide(x, list(others.values())), others,
+                probability=probability, positive=positive and not rest.get("log_target"),
+            )  # fmt: skip
+
+        def back(g: Moments) -> dict[Moments, Moments]:
+            grads = {others[name]: _folded(at(g), others[name]) for name, at in found.others.items()}
+            arrived = found.back(g)
+            if gap is None:
+                return {x: _folded(arrived, x), **grads}
+            if x.shape == y.shape == gap.shape:
+                left, right = behind_sum(arrived, x, minus, gap)
+                return {x: left, y: right.scale(-1), **grads}
+            return {x: _folded(arrived, x), y: _folded(arrived.scale(-1), y), **grads}
+
+        return _reduced(found.value, back, reduction, rows)
 
     loss.__name__ = function.__name__
     transfer(function)(loss)
-
-
-def _named(slopes: Mapping[str, Moments], others: Mapping[str, Moments]) -> dict[Moments, Moments]:
-    return {others[name]: slope for name, slope in slopes.items()}
 
 
 _of_entries(F.l1_loss, difference=True)
 _of_entries(F.mse_loss, difference=True)
 _of_entries(F.smooth_l1_loss, difference=True)
 _of_entries(F.huber_loss, difference=True)
-_of_entries(F.gaussian_nll_loss, difference=True)
+_of_entries(F.gaussian_nll_loss, difference=True, positive=True)
 _of_entries(F.margin_ranking_loss, difference=True)
 _of_entries(F.binary_cross_entropy_with_logits)
 _of_entries(F.binary_cross_entropy, probability=True)
@@ -181,8 +218,8 @@ def multilabel_soft_margin_loss(_: Call, input: Moments, target: Moments, weight
     def function(u: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return F.binary_cross_entropy_with_logits(u, target, reduction="none")
 
-    value, slope, _more = _entrywise(function, input, {"target": target})
-    flow = _reduced(value, {input: slope}, "mean", 1)
+    found = _entrywise(function, input, {"target": target})
+    flow = _reduced(found.value, lambda g: {input: found.back(g)}, "mean", 1)
     scale = 1 if reduction == "mean" else math.prod(input.shape[:-1])
     return Flow(flow.out.scale(scale), lambda g: flow.back(g.scale(scale)))
 
@@ -196,11 +233,19 @@ def _classes(x: Moments) -> tuple[int, int, int]:
     return at, x.shape[at], math.prod(x.shape) // x.shape[at]
 
 
-def _per_row(x: Moments, mean: float, var: float, square: float, share: float, divisor: float, reduction: str) -> Flow:
-    """A loss per row of logits whose gradient is ``p − t``, of mean square ``square``, on a share of the rows."""
+def _per_row(x: Moments, mean: float, var: float, square: float, share: float, divisor: float, reduction: str,
+             skew: float = 0.0) -> Flow:  # fmt: skip
+    """A loss per row of logits whose gradient is ``p − t``, of mean square ``square``, on a share of the rows.
+
+    Args:
+        skew: the part of ``square`` that every row has for a class (unequal class weights).
+    """
     at, classes, rows = _classes(x)
     shape = tuple(n for d, n in enumerate(x.shape) if d != at)
-    gradient = Moments.iid(x.shape, 0.0, square * share).centre([at]).scale(math.sqrt(classes / max(classes - 1, 1)))
+    gradient = Moments.iid(x.shape, 0.0, (square - skew) * share)
+    if skew:
+        gradient = gradient + Moments.iid([classes if d == at else 1 for d in range(len(x.dims))], 0.0, skew * share)
+    gradient = gradient.centre([at]).scale(math.sqrt(classes / max(classes - 1, 1)))
     if reduction == "none":
         out = Moments.iid(shape, mean * share, var * share + mean**2 * share * (1 - share))
         kept = tuple(1 if d == at else n for d, n in enumerate(x.shape))
@@ -239,12 +284,13 @@ def cross_entropy(
     soft = target.shape == input.shape and (target.value is None or np.asarray(target.value).dtype.kind == "f")
     if size_average is not None or reduce is not None or (weight is not None and (label_smoothing or soft)):
         raise NotImplementedError("deprecated reductions, or weights of anything but plain labels")
-    participation, loss, spread = log_partition(classes, float(f"{within(input, at):.4g}"))
+    participation, loss, spread = log_partition(classes, within(input, at))
     share, counted, total, square = (1.0, rows, rows, 1.0) if soft else _counted(target, ignore_index, weight)
     keep, rest = 1 - label_smoothing, label_smoothing / classes
     concentration = keep**2 * (target.q * classes if soft else 1.0) + 2 * keep * rest + classes * rest**2
     energy = square * (participation - 2 / classes + concentration) / classes
-    flow = _per_row(input, loss * total / counted, spread * square, energy, share, total, reduction)
+    skew = 0.0 if weight is None else float(np.var(positions(weight))) / classes**2  # E[w_y (p − t)] = (w̄ − w_c)/C
+    flow = _per_row(input, loss * total / counted, spread * square, energy, share, total, reduction, skew)
     if not soft or target.value is not None:
         return flow
     surprise = log_softmax(call, input, at).out.scale(keep / (rows if reduction == "mean" else 1))

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from gradlint.moments import Array, Moments, along, carried, from_pairs, product, take
 from gradlint.ops.apart import channels, unreduced
+from gradlint.ops.primitives import Tape, multiply, reindex
 from gradlint.ops.registry import Call, Flow, transfer
 
 __all__ = ["normalise"]
@@ -90,7 +91,7 @@ def _divided(x: Moments, dims: Sequence[int], eps: float, *, centred: bool) -> t
         varies = take(table, axis, 1)
         table = np.stack([varies + size * take(table, axis, 0), varies], axis)
     n = math.prod(sizes)
-    t = np.logspace(-9, 9, 2000) / (x.q if x.q > 0 else 1.0)
+    t = np.logspace(-9, 9, 500) / (x.q + eps or 1.0)
     log_laplace = -eps * t
     rates = {}
     for index in np.ndindex(*table.shape):
@@ -138,7 +139,10 @@ def _affine(flow: Flow, weight: Moments | None, bias: Moments | None, shape: Seq
         out = out + bias.reshape(shape)
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        grads = dict(flow.back(g if gamma is None else product(g, gamma)))
+        inner = g if gamma is None else product(g, gamma)
+        if bias is None or (bias.var == 0 and bias.mean == 0):  # then the output is γ·y: both feel the same
+            inner = replace(inner, radial=g.radial)
+        grads = dict(flow.back(inner))
         if weight is not None:
             grads[weight] = _times_value(g, y, out, weight, bias).sum(others, keepdim=True).reshape(weight.shape)
         if bias is not None:
@@ -151,6 +155,9 @@ def _affine(flow: Flow, weight: Moments | None, bias: Moments | None, shape: Seq
 def _times_value(g: Moments, y: Moments, out: Moments, weight: Moments, bias: Moments | None) -> Moments:
     """``g·y``: what the scale's gradient sums. An activation behind the norm makes g a function of y: ``G·φ'(u)·y(u)``."""
     constant = weight.var == 0 and weight.mean != 0 and (bias is None or bias.var == 0)
+    if g.radial is not None and constant and (bias is None or bias.mean == 0):
+        entries = math.prod(y.shape) / weight.shape[0]
+        return Moments.iid(y.shape, 0.0, (g.radial / weight.mean) ** 2 / entries)
     if g.profile is None or not constant:
         return product(g, y)
     values = (out.on_grid() - (0.0 if bias is None else bias.mean)) / weight.mean
@@ -183,12 +190,24 @@ def batch_norm(_: Call, input: Moments, running_mean: Any = None, running_var: A
     shape = tuple(n if d == 1 else 1 for d, n in enumerate(input.shape))
     others = [d for d in range(len(input.dims)) if d != 1]
     if training or running_var is None:
-        flow = normalise(input, others, eps)
+        flow = _scale_free(input, normalise(input, others, eps), others, eps)
     else:
         scale = 1 / math.sqrt(running_var.mean + eps)
         centre = -running_mean.mean if running_mean is not None else 0.0
         flow = Flow(input.shift(centre).scale(scale), lambda g: {input: g.scale(scale)})
     return _affine(flow, weight, bias, shape, others)
+
+
+def _scale_free(x: Moments, flow: Flow, others: Sequence[int], eps: float) -> Flow:
+    """Adds what the scale of the input feels: ``Σ g_x x = eps/(v + eps) Σ g_y y`` per channel, zero but for eps."""
+    variance = x.centre(others).q
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        felt = product(g, flow.out).sum(others).rms if g.radial is None else g.radial
+        share = eps / (variance + eps) if variance + eps > 0 else 0.0
+        return {y: replace(grad, radial=felt * share) for y, grad in flow.back(g).items()}
+
+    return Flow(flow.out, back)
 
 
 def _grouped(input: Moments, groups: int, weight: Moments | None, bias: Moments | None, eps: float) -> Flow:
@@ -227,3 +246,34 @@ def unit_norm(_: Call, input: Moments, p: float = 2.0, dim: Any = 1, eps: float 
     scale = 1 / math.sqrt(math.prod(input.shape[d] for d in dims))
     flow = normalise(input, dims, 0.0, centred=False)
     return Flow(flow.out.scale(scale), lambda g: flow.back(g.scale(scale)))
+
+
+@transfer(torch._weight_norm)
+def weight_norm(call: Call, v: Moments, g: Moments, dim: int = 0) -> Flow:
+    """``g·v/‖v‖`` over all axes but one (Salimans & Kingma 2016)."""
+    others = [d for d in range(len(v.dims)) if dim == -1 or d != dim]
+    unit = unit_norm(call, v, dim=others)
+    return _affine(unit, g, None, [1 if d in others else n for d, n in enumerate(v.shape)], others)
+
+
+@transfer(F.cosine_similarity)
+def cosine_similarity(call: Call, x1: Moments, x2: Moments, dim: int = 1, eps: float = 1e-8) -> Flow:
+    """The product of two directions."""
+    tape = Tape()
+    a, b = (tape(unit_norm(call, x, dim=dim)) for x in (x1, x2))
+    both = tape(multiply(a, b))
+    wide = [1 if d == dim % len(both.dims) else n for d, n in enumerate(both.shape)]
+    out = tape(reindex(both, lambda m: m.sum([dim]), lambda g: g.reshape(wide).expand(both.shape)))
+    return Flow(out, lambda g: tape.back({out: g}))
+
+
+_FAINT = 0.25
+
+
+@transfer(F.local_response_norm)
+def local_response_norm(_: Call, input: Moments, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Flow:
+    """``x / (k + α mean x²)^β`` over neighbouring channels (Krizhevsky et al. 2012); α is small, so the sum is a number."""
+    if alpha * input.q > _FAINT * (k + alpha * input.q):
+        raise NotImplementedError("a strong response norm")
+    scale = (k + alpha * input.q) ** -beta
+    return Flow(input.scale(scale), lambda g: {input: g.scale(scale)})

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradlint.moments import Array, Moments, einsum, from_pairs, product
+from gradlint.moments import Array, Moments, einsum, from_pairs, linear_part, product
 from gradlint.ops.registry import Flow
 
 __all__ = ["Tape", "affine", "contract", "function", "multiply", "plus", "power", "reindex", "squared", "with_bias"]
@@ -17,6 +17,7 @@ __all__ = ["Tape", "affine", "contract", "function", "multiply", "plus", "power"
 
 def contract(labels: list[str], output: str, *operands: Moments) -> Flow:
     """``einsum`` of independent operands with its adjoints: each operand's gradient contracts the output's with the others."""
+    out = einsum(labels, output, *operands)
 
     def back(g: Moments) -> dict[Moments, Moments]:
         grads = {}
@@ -28,17 +29,43 @@ def contract(labels: list[str], output: str, *operands: Moments) -> Flow:
             if reachable != labels[i]:  # an axis summed out of this operand alone: its gradient is constant along it
                 shape = [n if c in reachable else 1 for c, n in zip(labels[i], x.shape, strict=True)]
                 grad = grad.reshape(shape).expand(x.shape)
-            grads[x] = grad
+            own = _own_share(g, out, [d for d, c in enumerate(output) if c not in labels[i]], x.q, others)
+            grads[x] = grad + Moments.iid(x.shape, 0.0, own) if own > _SLIGHT * grad.q else grad
         return grads
 
-    return Flow(einsum(labels, output, *operands), back)
+    return Flow(out, back)
+
+
+_SLIGHT = 1e-3
+
+
+def _own_share(g: Moments, out: Moments, summed: list[int], q: float, others: list[Moments]) -> float:
+    """What an operand's gradient has in common with the operand itself, because g depends on the output that it made.
+
+    Of ``y = Σ_j u_j v_j`` and ``g ∋ c·G·y`` the gradient ``Σ g v_i`` contains ``c·u_i·Σ G v_i²``. The sum runs over the output's
+    axes that the operand does not have; it is coherent where G is (the tokens of a mean, the samples of a loss), and then as
+    large as what is independent when there are as many terms as the contraction has.
+    """
+    if len(others) != 1:
+        return 0.0
+    pairs, n = 0.0, math.prod(out.shape[d] for d in summed)
+    for source, slope in linear_part(g, out):
+        pairs += slope**2 * (source.sum(summed).q - n * source.q)
+    return max(pairs, 0.0) * q * others[0].q ** 2
 
 
 def with_bias(flow: Flow, bias: Moments | None) -> Flow:
     """Add a bias that broadcasts against the output."""
     if bias is None:
         return flow
-    return Flow(flow.out + bias, lambda g: {**flow.back(g), bias: g.fold(bias.shape)})
+    out = flow.out + bias
+    share = math.sqrt(flow.out.var / out.var) if out.var > 0 else 1.0
+    return Flow(out, lambda g: {**flow.back(_of_summand(g, share)), bias: g.fold(bias.shape)})
+
+
+def _of_summand(g: Moments, share: float) -> Moments:
+    """A gradient's dependence on a sum, as one on its summand, which is correlated with it by ``share`` (to first order)."""
+    return g if g.profile is None or share > 0.999 else replace(g, profile=g.profile.on(lambda f: share * f))
 
 
 def affine(x: Moments, weight: Moments, bias: Moments | None) -> Flow:

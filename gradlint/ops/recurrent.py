@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from gradlint.moments import Array, Moments, concat, piece, product, total
@@ -262,53 +261,3 @@ def lstm(call: Call, input: Moments, hx: Any = None) -> Flow:
 def gru(call: Call, input: Moments, hx: Moments | None = None) -> Flow:
     """Cho et al. 2014, PyTorch's gate order r, z, n."""
     return _recurrent(call, input, (hx,), 3, _gru_step)
-
-
-def _cell(x: Moments, state: tuple[Moments, ...], parameters: dict[str, Moments | None], gates: int, step: _Step) -> Flow:
-    """One step of a cell as a call of its own."""
-    tape = Tape()
-    weights = _Weights({name: p for name, p in parameters.items() if p is not None}, "", gates)
-    out = step(tape, weights, x, state)
-
-    def back(g: Any) -> dict[Moments, Moments]:
-        members = g if isinstance(g, tuple) else (g,)
-        grads = tape.back({o: m for o, m in zip(out, members, strict=True) if m is not None})
-        return {**grads, **weights.gradients(grads)}
-
-    return Flow(out if len(out) > 1 else out[0], back)
-
-
-def _named(w_ih: Moments, w_hh: Moments, b_ih: Moments | None, b_hh: Moments | None) -> dict[str, Moments | None]:
-    return {"weight_ih": w_ih, "weight_hh": w_hh, "bias_ih": b_ih, "bias_hh": b_hh}
-
-
-@transfer(torch.rnn_tanh_cell)
-def rnn_tanh_cell(
-    _: Call, input: Moments, hx: Moments, w_ih: Moments, w_hh: Moments, b_ih: Moments | None = None, b_hh: Moments | None = None
-) -> Flow:
-    """``nn.RNNCell`` with tanh."""
-    return _cell(input, (hx,), _named(w_ih, w_hh, b_ih, b_hh), 1, _rnn_step("tanh"))
-
-
-@transfer(torch.rnn_relu_cell)
-def rnn_relu_cell(
-    _: Call, input: Moments, hx: Moments, w_ih: Moments, w_hh: Moments, b_ih: Moments | None = None, b_hh: Moments | None = None
-) -> Flow:
-    """``nn.RNNCell`` with ReLU."""
-    return _cell(input, (hx,), _named(w_ih, w_hh, b_ih, b_hh), 1, _rnn_step("relu"))
-
-
-@transfer(torch.gru_cell)
-def gru_cell(
-    _: Call, input: Moments, hx: Moments, w_ih: Moments, w_hh: Moments, b_ih: Moments | None = None, b_hh: Moments | None = None
-) -> Flow:
-    """``nn.GRUCell``."""
-    return _cell(input, (hx,), _named(w_ih, w_hh, b_ih, b_hh), 3, _gru_step)
-
-
-@transfer(torch.lstm_cell)
-def lstm_cell(
-    _: Call, input: Moments, hx: Any, w_ih: Moments, w_hh: Moments, b_ih: Moments | None = None, b_hh: Moments | None = None
-) -> Flow:
-    """``nn.LSTMCell``."""
-    return _cell(input, tuple(hx), _named(w_ih, w_hh, b_ih, b_hh), 4, _lstm_step)

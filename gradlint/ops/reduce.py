@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from gradlint.moments import Moments, Window, from_pairs, product, take
 from gradlint.ops.apart import Plan, Planner
@@ -217,3 +218,29 @@ def diff(_: Call, input: Moments, n: int = 1, dim: int = -1, prepend: Any = None
     places = np.arange(size)[:, None] + np.arange(n + 1)
     window = Window.of_taps(size + n, places, np.broadcast_to(np.array(weights), places.shape))
     return Flow(window(input, dim), lambda g: {input: window.adjoint(g, dim)})
+
+
+# ---- distances -----------------------------------------------------------------------------------------------------------
+
+
+@transfer(F.pairwise_distance)
+def pairwise_distance(_: Call, x1: Moments, x2: Moments, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Flow:
+    """The norm of a difference over the last axis."""
+    d = x1 + x2.scale(-1)
+    flow = _length(d, [len(d.dims) - 1], _order(p), keepdim=keepdim)
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        grad = flow.back(g)[d]
+        return {x1: grad.fold(x1.shape), x2: grad.scale(-1).fold(x2.shape)}
+
+    return Flow(flow.out, back)
+
+
+@transfer(torch.cdist)
+def cdist(call: Call, x1: Moments, x2: Moments, p: float = 2.0, compute_mode: str = "") -> Flow:
+    """Distances of every row of one tensor to every row of another."""
+    left, right = (x.shape[:-2] for x in (x1, x2))
+    a = x1.reshape((*left, x1.shape[-2], 1, x1.shape[-1]))
+    b = x2.reshape((*right, 1, x2.shape[-2], x2.shape[-1]))
+    flow = pairwise_distance(call, a, b, p)
+    return Flow(flow.out, lambda g: {x1: flow.back(g)[a].reshape(x1.shape), x2: flow.back(g)[b].reshape(x2.shape)})

@@ -20,7 +20,7 @@ from typing import Any
 from gradlint.moments import Moments
 from gradlint.ops.apart import Planner
 
-__all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Op", "identity", "lookup", "pointwise", "transfer"]
+__all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Gradients", "Op", "identity", "lookup", "pointwise", "transfer"]
 
 Gradients = Mapping[Moments, Moments]
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlint.moments import Moments
-from gradlint.ops.registry import Flow
+from gradlint.moments import GRID, Moments, from_pairs
+from gradlint.ops.registry import Flow, Gradients
 from gradlint.trace.state import seeded
 
-__all__ = ["draw", "sampled"]
+__all__ = ["draw", "or_sampled", "said", "sampled"]
 
 _ENTRIES = 200_000
 _DRAWS = (2, 12)
@@ -27,9 +27,15 @@ _SEED = 20_190_615
 
 
 def draw(x: Moments, generator: torch.Generator) -> torch.Tensor:
-    """A float64 tensor with the law of ``x``: its mean plus one Gaussian component per set of axes."""
+    """A float64 tensor with the law of ``x``: its mean plus one Gaussian component per set of axes.
+
+    A marginal law that is not Gaussian is put on a Gaussian tensor of the correlations that give x its own.
+    """
     if x.value is not None:
         return torch.as_tensor(np.array(x.value))
+    if x.law is not None and x.var > 0:
+        z = draw(from_pairs(x.dims, 0.0, x.latent()), generator)
+        return torch.as_tensor(np.interp(z.numpy(), GRID.z, x.on_grid()))
     sizes = [n for dim in x.dims for n in dim]
     out = torch.zeros(sizes, dtype=torch.float64)
     for index in np.ndindex(*x.v.shape):
@@ -152,6 +158,26 @@ def _cotangents(g: Moments, draws: int) -> list[torch.Tensor]:
     found = [draw(g, torch.Generator().manual_seed(_SEED - 1 - i)) for i in range(draws)]
     square = sum(float(c.square().mean()) for c in found) / draws
     return [c * math.sqrt(g.q / square) for c in found] if square > 0 else found
+
+
+def said(error: Exception) -> str:
+    """What a computation that failed has to say, in one line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def or_sampled(
+    flow: Flow, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], failed: Callable[[str], None]
+) -> Flow:
+    """A flow by formula whose way back is sampled where the formula raises; ``failed`` is told why."""
+
+    def back(g: Any) -> Gradients:
+        try:
+            return flow.back(g)
+        except Exception as error:  # noqa: BLE001  (a formula that breaks must not hide the rest; it is reported)
+            failed(said(error))
+        return sampled(function, args, kwargs).back(g)
+
+    return Flow(flow.out, back)
 
 
 def _moments_in(tree: Any) -> list[Moments]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from gradlint.moments import Array, Moments, couple, from_pairs, pairs_of
 from gradlint.moments.parts import constant_along, on_common_atoms
-from gradlint.ops.softmax import participation
+from gradlint.ops.partition import participation
 
 __all__ = ["Scores", "averages"]
 
@@ -71,8 +71,7 @@ class _Sight:
         self._weights = live / counts[:, None]  # rows × keys, each row sums to one
         self._ends = ends
         self._mass = self._over(self._weights)  # rows × stretches
-        shares = np.array([participation(int(n), float(f"{scores.variance:.4g}"))[0] for n in counts])
-        self._uneven = shares * counts  # E p² over its value for equal weights
+        self._uneven = participation(counts, scores.variance)[0] * counts  # E p² over its value for equal weights
         self._kept = 1 / (1 - dropout) if dropout < 1 else 0.0
 
     def _over(self, x: Array) -> Array:

@@ -1,15 +1,14 @@
 """Softmax and what is made of it.
 
 A row of scores enters softmax by its within-row variance ``v`` alone (what a row shares cancels). The law of the weights is
-its participation: ``IPR = E Σp²`` and the sums it needs beside it come from a seeded simulation, because the closed forms fail
-(``e^v/L`` is wrong by 17 % at v = 1 and by 250 % at v = 3, L = 32).
+its participation: ``IPR = E Σp²`` and the sums it needs beside it are integrals (:mod:`gradlint.ops.partition`), because the
+closed forms fail (``e^v/L`` is wrong by 17 % at v = 1 and by 250 % at v = 3, L = 32).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,27 +16,12 @@ import torch
 from torch.nn import functional as F
 
 from gradlint.moments import Moments, from_pairs, product, take
+from gradlint.moments.array import align
 from gradlint.ops.apart import Plan, unreduced
+from gradlint.ops.partition import log_partition, participation
 from gradlint.ops.registry import Call, Flow, transfer
 
-__all__ = ["log_partition", "log_softmax", "participation", "softmax_flow", "within"]
-
-_ROWS, _SEED = 400, 1706
-_SAMPLES, _OTHER_SEED = 2000, 1212
-
-
-@cache
-def participation(length: int, variance: float) -> tuple[float, float]:
-    """``E Σp²`` and ``w = E[Σp² − 2Σp³ + (Σp²)²]`` for softmax over ``length`` iid N(0, variance) scores."""
-    if variance <= 0 or length == 1:
-        p2, p3 = 1 / length, 1 / length**2
-        return p2, p2 - 2 * p3 + p2**2
-    rows = max(_ROWS, 20_000 // length)
-    scores = math.sqrt(variance) * np.random.default_rng(_SEED).standard_normal((rows, length))
-    p = np.exp(scores - scores.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    p2, p3 = (p**2).sum(1), (p**3).sum(1)
-    return float(p2.mean()), float((p2 - 2 * p3 + p2**2).mean())
+__all__ = ["log_softmax", "softmax_flow", "within"]
 
 
 def _rows_of(alive: np.ndarray[Any, np.dtype[np.bool_]] | None, length: int) -> tuple[dict[int, float], float]:
@@ -75,9 +59,8 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
     cov = table[..., 1] - table[..., 0]  # per pattern of shared row axes: covariance that varies within the row
     v = max(float(cov.flat[-1]), 0.0)
     sizes, overlap = _rows_of(alive, length)
-    parts = {n: participation(n, float(f"{v:.4g}")) for n in sizes}
-    ipr = sum(share * parts[n][0] for n, share in sizes.items())
-    w = sum(share * parts[n][1] for n, share in sizes.items())
+    shares = np.array([*sizes.values()])
+    ipr, w = (float(shares @ each) for each in participation([*sizes], v))
     column = s.atoms(len(order) - 2)[-1] if len(order) > 1 and s.dims[-2] else None
     rows = np.empty(cov.shape)
     for index in np.ndindex(*cov.shape):
@@ -87,12 +70,11 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
     out = from_pairs(s.dims, 1 / length, np.stack([(1 - rows) / (length * (length - 1)), rows / length], -1))
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        both = g.whole(dim).permute(order) + Moments(s.dims, 0.0, np.zeros_like(s.v))
-        if both.v.shape != s.v.shape:
-            raise NotImplementedError("a gradient with finer axes than the scores")
-        k = both.pairs()
+        of_rows = from_pairs((*s.dims[:-1], ()), 0.0, rows)
+        both, of_rows = align(g.whole(dim).permute(order), of_rows)  # the gradient may have finer axes than the scores
+        k, shares = both.pairs(), of_rows.pairs()[..., 0]
         varying = k[..., 1] - k[..., 0]
-        energy = varying * np.where(np.indices(rows.shape).all(0) if rows.ndim else True, w, np.minimum(rows, w)) / length
+        energy = varying * np.where(np.indices(shares.shape).all(0) if shares.ndim else True, w, np.minimum(shares, w)) / length
         return {x: from_pairs(both.dims, 0.0, np.stack([-energy / (length - 1), energy], -1)).permute(inverse)}
 
     return Flow(out.permute(inverse), back)
@@ -109,17 +91,6 @@ def softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **_kw:
     return softmax_flow(input, -1 if dim is None else dim)
 
 
-@cache
-def log_partition(classes: int, variance: float) -> tuple[float, float, float]:
-    """For N(0, variance) logits: ``E Σp²``, the mean and the variance of ``logsumexp − x_target``."""
-    logits = math.sqrt(max(variance, 0.0)) * np.random.default_rng(_OTHER_SEED).standard_normal((_SAMPLES, classes))
-    top = logits.max(1, keepdims=True)
-    p = np.exp(logits - top)
-    total = p.sum(1, keepdims=True)
-    loss = (np.log(total) + top)[:, 0] - logits[:, 0]
-    return float(((p / total) ** 2).sum(1).mean()), float(loss.mean()), float(loss.var())
-
-
 def within(x: Moments, dim: int) -> float:
     """Variance of the logits within a row."""
     return max(x.q - x.shared([dim]), 0.0)
@@ -131,20 +102,21 @@ def log_softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **
     dim = (-1 if dim is None else dim) % len(input.dims)
     x, n = input.whole(dim), input.shape[dim]
     v = within(x, dim)
-    participation, loss, _spread = log_partition(n, float(f"{v:.4g}"))
+    loss = log_partition(n, v)[1]
     out = x.centre([dim]).shift(-loss)
 
+    weights = softmax_flow(input, dim).out.whole(dim)
+
     def back(g: Moments) -> dict[Moments, Moments]:
-        h = g.whole(dim) + Moments.zeros(g.shape)
+        h = g.whole(dim) + weights.scale(0)
+        p = weights + h.scale(0)
         if not h.dims[dim]:
             return {input: Moments.zeros(g.shape)}
         a = h.atoms(dim)[0]
-        table = h.pairs()
-        same, differ = take(table, a, 1), take(table, a, 0)
+        same, differ = (take(h.pairs(), a, i) for i in (1, 0))
         row = same + (n - 1) * differ  # one entry with the sum of its row
-        squares, crosses = participation / n, (1 - participation) / (n * (n - 1))
-        new_same = same - 2 / n * row + squares * n * row
-        new_differ = differ - 2 / n * row + crosses * n * row
+        alike, unlike = (take(p.pairs(), a, i) for i in (1, 0))
+        new_same, new_differ = same - 2 / n * row + alike * n * row, differ - 2 / n * row + unlike * n * row
         return {input: from_pairs(h.dims, 0.0, np.stack([new_differ, new_same], a))}
 
     return Flow(out, back)
@@ -182,7 +154,7 @@ def logsumexp(_: Call, input: Moments, dim: Any, keepdim: bool = False) -> Flow:
     d = dims[0] % len(input.dims)
     v = within(input, d)
     n = input.shape[d]
-    _p2, loss, spread = log_partition(n, float(f"{v:.4g}"))  # of `logsumexp − x_target`; cov(logsumexp, x) = v/n
+    _p2, loss, spread = log_partition(n, v)  # of `logsumexp − x_target`; cov(logsumexp, x) = v/n
     out = input.average([d], keepdim=keepdim).shift(loss)
     rest = Moments.iid(out.shape, 0.0, max(spread - v + v / n, 0.0))
     weights = softmax_flow(input, d).out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from rich.console import Console
 from rich.text import Text
 
+from gradlint.comparison import Place
 from gradlint.findings import Confidence, Factor, Finding, Location, Report, Severity
 from gradlint.report.frame import frame
 from gradlint.report.view import View, relative, relative_line
@@ -17,6 +19,7 @@ from gradlint.report.view import View, relative, relative_line
 __all__ = ["render_concise", "render_full"]
 
 _STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
+_WORST = 5  # rows of the table of real runs, unless all are asked for
 _BLAME = "bold red"  # a target that could not be analysed
 _DOUBT = {
     Confidence.MEDIUM: "medium: some ops of the model have no formula and were sampled",
@@ -33,6 +36,7 @@ def render_full(report: Report, view: View) -> str:
         lines += [*_failure(failure, view), Text()]
     if not view.quiet:
         lines += _models(report, view)
+        lines += _real_runs(report, view)
         lines.append(_summary(report))
     return _paint(lines, view)
 
@@ -44,7 +48,8 @@ def render_concise(report: Report, view: View) -> str:
         place = finding.target if finding.location is None else _place(finding.location, view)
         doubt = "" if finding.confidence is Confidence.HIGH else f" ({finding.confidence} confidence)"
         severity = (str(finding.severity), _STYLE[finding.severity])
-        lines.append(Text.assemble((place, "bold"), f": {finding.code} ", severity, f" {finding.message}{doubt}"))
+        said = {"verified": " (verified)", "contradicted": " (CONTRADICTED by real backward passes)", None: ""}[finding.verified]
+        lines.append(Text.assemble((place, "bold"), f": {finding.code} ", severity, f" {finding.message}{doubt}{said}"))
     for failure in report.failures:
         place = relative_line(failure["where"], view.root) or failure["target"]
         lines.append(Text.assemble((place, "bold"), ": ", (f"failed[{failure['stage']}]", _BLAME), f" {failure['message']}"))
@@ -56,6 +61,8 @@ def render_concise(report: Report, view: View) -> str:
 def _finding(finding: Finding, report: Report, view: View) -> Iterator[Text]:
     style = _STYLE[finding.severity]
     head = f"{finding.severity}[{finding.code}]"
+    if finding.verified == "contradicted":
+        head = f"CONTRADICTED {head}"
     yield from _wrapped(f"{head} {finding.name}: {finding.message}", "  ", view, (head, style))
     indent = ""
     if finding.location is not None:
@@ -121,10 +128,36 @@ def _models(report: Report, view: View) -> Iterator[Text]:
             yield from _wrapped(f"  = assumed: {assumption}", "    ", view, ("assumed:", "bold"))
 
 
+def _real_runs(report: Report, view: View) -> Iterator[Text]:
+    """What was predicted beside what was measured: the largest errors, or all when asked."""
+    for target in report.targets:
+        found = target.verification
+        if found is None:
+            continue
+        name = _name(target.name, view)
+        passes = f"{_count(found.seeds, 'real backward pass', 'es')} in {found.dtype}"
+        yield from _wrapped(f"{name} beside {passes}: {found}", "  ", view, (name, "bold"))
+        every = (*found.inputs, *found.gradient.entries, *found.small)
+        shown = every if view.verbose else found.gradient.worst(_WORST)
+        width = max((len(str(Place(e.kind, e.name))) for e in shown), default=0)
+        if shown:
+            yield Text(f"  {'gradient of':{width}}  {'predicted':>9}  {'measured':>9}  {'bits':>6}  spread", "bold")
+        for e in shown:
+            bits = f"{e.bits:+.2f}" if math.isfinite(e.bits) else "-"
+            style = "" if abs(e.bits) <= max(1.0, 3 * e.noise) or bits == "-" else _BLAME
+            place = str(Place(e.kind, e.name))
+            yield Text(f"  {place:{width}}  {e.predicted:9.3g}  {e.measured:9.3g}  {bits:>6}  ±{e.noise:.2f}", style)
+        if len(every) > len(shown):
+            yield Text(f"  {_count(len(every) - len(shown), 'more tensor')} with smaller errors: -v")
+        for what in (*map(str, found.zeros), *(f"not predicted: {n}" for n in found.missing)) if view.verbose else ():
+            yield from _wrapped(f"  {what}", "    ", view, (what, _BLAME))
+
+
 def _summary(report: Report) -> Text:
     models = _count(len(report.targets), "model")
     if report.failures:
-        failed = _count(len({failure["target"] for failure in report.failures}), "target") + " could not be analysed"
+        deed = "verified" if all(failure["stage"] == "verify" for failure in report.failures) else "analysed"
+        failed = _count(len({failure["target"] for failure in report.failures}), "target") + f" could not be {deed}"
     if not report.findings:
         if report.failures:
             rest = f"; {models} checked without findings, {report.coverage}" if report.targets else ""
@@ -136,14 +169,16 @@ def _summary(report: Report) -> Text:
     )
     if counts[Severity.INFO]:
         found += (", " if found else "") + f"{counts[Severity.INFO]} info"
+    if wrong := sum(finding.verified == "contradicted" for finding in report.findings):
+        found += f" ({wrong} CONTRADICTED by real backward passes)"
     worst = max(report.findings, key=lambda finding: finding.severity.rank)
     style = _STYLE[worst.severity]
     tail = f" in {models} ({report.coverage}); " + (f"{failed}; " if report.failures else "")
     return Text.assemble((f"Found {found}", style), tail, "run ", (f"gradlint explain {worst.code}", "bold"))
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+def _count(n: int, noun: str, plural: str = "s") -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}{plural}"
 
 
 def _times(log2: float) -> str:

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gradlint.flow import Flowed
+from gradlint.flowed import Flowed
 from gradlint.spread.backward import Backward
 from gradlint.spread.draws import Draws
 from gradlint.spread.forward import Forward

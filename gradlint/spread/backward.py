@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from torch import fx
 
-from gradlint.flow import Edge, Flowed
+from gradlint.flowed import Edge, Flowed
 from gradlint.moments import Array, Moments, energy
 from gradlint.ops import lookup
 from gradlint.spread.chance import aligned, by_function, by_weights, crossed, moved, summed
@@ -109,7 +109,7 @@ class Backward:
         return moved(replace(here, log=self._draws.times(log, freed), given=given, unequal=unequal), g, out)
 
     def _divided(self, node: fx.Node, source: fx.Node) -> tuple[Array, float]:
-        """ln of the inverse squared norm that a norm divides by, and how unequal it is from row to row.
+        """Ln of the inverse squared norm that a norm divides by, and how unequal it is from row to row.
 
         The predicted mean has the mean of the inverse over chance in it already. A norm over the batch divides by what is left
         without the mean of the batch.
@@ -132,7 +132,9 @@ class Backward:
         if root is None:
             return here
         slope = grid.curve(node)[1]
-        response = respond(root, slope, np.zeros_like(slope), argument.axis, of_squares(g, here.kurtosis, here.overlap, here.axis))
+        response = respond(
+            root, slope, np.zeros_like(slope), argument.axis, of_squares(g, here.kurtosis, here.overlap, here.axis)
+        )
         return by_function(self._draws, here, response, argument, g)
 
     def _to_parameter(self, node: fx.Node, source: fx.Node | None, name: str) -> Scale:

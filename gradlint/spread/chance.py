@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -76,7 +76,9 @@ def summed(draws: Draws, terms: Sequence[tuple[float, Scale]], law: Moments | No
         return scale
     cross = 1 - sum(share**2 for share, _ in shares)
     free = by_rows(law, 2 * cross * concentrations(law, scale.overlap, scale.axis), scale.axis)
-    return replace(scale, log=draws.times(scale.log, free.together(scale.unequal)), unequal=scale.unequal + free.within - free.between)
+    return replace(
+        scale, log=draws.times(scale.log, free.together(scale.unequal)), unequal=scale.unequal + free.within - free.between
+    )
 
 
 def moved(scale: Scale, x: Moments | None, out: Moments) -> Scale:

@@ -39,7 +39,9 @@ class Draws:
             drawn, mean, spread = self._random.standard_normal(log.size), -variance / 2, variance
         else:
             total = (ceiling - 1) / variance - 1 if ceiling < 1e6 else math.inf  # a + b of the beta variable
-            drawn, mean, spread = self._beta(total / ceiling, total) if math.isfinite(total) and total > 1e-2 else self._gamma(1 / variance)
+            drawn, mean, spread = (
+                self._beta(total / ceiling, total) if math.isfinite(total) and total > 1e-2 else self._gamma(1 / variance)
+            )
         drawn = drawn - drawn.mean()
         centred = log - log.mean()
         square = float(centred @ centred)

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from torch import fx
 
-from gradlint.flow import Flowed
+from gradlint.flowed import Flowed
 from gradlint.moments import Moments
 from gradlint.spread.chance import by_weights, crossed, moved
 from gradlint.spread.draws import Draws
@@ -82,7 +82,11 @@ class Forward:
         if role is Role.SCALAR:
             return self._function(node, law)
         if role in (Role.NORM, Role.SHARES):
-            return replace(moved(before[0], inputs[0][1], law), log=FIXED.log, given=FIXED.log, kurtosis=3.0, unequal=0.0) if before else FIXED
+            return (
+                replace(moved(before[0], inputs[0][1], law), log=FIXED.log, given=FIXED.log, kurtosis=3.0, unequal=0.0)
+                if before
+                else FIXED
+            )
         if role is Role.WEIGHTS:
             return self._weighted(node, law)
         if role in (Role.PRODUCT, Role.QUOTIENT):
@@ -134,7 +138,5 @@ class Forward:
 
 def _repeats(x: Moments, out: Moments) -> float:
     """Entries of the output that a tensor's entries stand for: all of them in a broadcast sum, their own number as a piece."""
-    broadcast = len(x.dims) <= len(out.dims) and all(
-        a in (1, b) for a, b in zip(x.shape[::-1], out.shape[::-1], strict=False)
-    )
+    broadcast = len(x.dims) <= len(out.dims) and all(a in (1, b) for a, b in zip(x.shape[::-1], out.shape[::-1], strict=False))
     return float(np.prod(out.shape if broadcast else x.shape))

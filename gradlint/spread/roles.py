@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from gradlint.flow import Flowed
+from gradlint.flowed import Flowed
 from gradlint.moments import Moments
 from gradlint.ops import lookup
 from gradlint.trace.graph import step

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradlint.moments import GRID, Array, Moments
 from gradlint.moments.array import align
-from gradlint.spread.freedom import ByRows, average, by_rows, concentrations, correlations
+from gradlint.spread.freedom import ByRows, by_rows, concentrations, correlations
 from gradlint.spread.scale import Scale
 
 __all__ = ["Response", "overlap_of_values", "respond"]
@@ -42,7 +42,7 @@ class Response:
     together: float
 
     def at(self, given: Array, free: Array) -> Array:
-        """ln of the squared factor, for a scale of x and what the norm of x adds to it by chance.
+        """Ln of the squared factor, for a scale of x and what the norm of x adds to it by chance.
 
         The mean over chance is that at the given scale: ``e^(power·free)`` is divided by its mean.
         """

@@ -149,7 +149,7 @@ def _record(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
         model=model,
         parameters=parameters,
         modules=_modules(model, laws, calls),
-        inputs=given.specs,
+        arguments=given,
         output=output.name,
         location=laws.construction.module(model) or _defined(model),
         assumptions=tuple(nodes.notes),

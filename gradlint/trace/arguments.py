@@ -32,11 +32,12 @@ HINT = "describe the inputs, for example --input 2,3,224,224 or --input ids:int6
 
 @dataclass(frozen=True)
 class Arguments:
-    """What ``forward`` is called with; ``specs`` describes each tensor in it, in order."""
+    """What ``forward`` is called with; ``specs`` describes each tensor in it, in order, ``drawn``: it was drawn from that."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     specs: tuple[InputSpec, ...]
+    drawn: tuple[bool, ...]
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.specs))
@@ -78,6 +79,7 @@ def described(
     named = [*zip(positional(model, len(args)), args, strict=True), *kwargs.items()]
     drawn_from = iter(specs)
     found: list[InputSpec] = []
+    drawn: list[bool] = []
     seen: set[int] = set()
     for name, value in named:
         tensors = list(tensors_in(value))
@@ -87,8 +89,9 @@ def described(
                 continue
             seen.add(id(tensor))
             label = name if len(tensors) == 1 else f"{name}_{index}"
+            drawn.append(spec is not None)
             found.append(_spec_of(label, tensor) if spec is None else replace(spec, name=label))
-    return Arguments(args, dict(kwargs), tuple(found))
+    return Arguments(args, dict(kwargs), tuple(found), tuple(drawn))
 
 
 def _spec_of(name: str, tensor: torch.Tensor) -> InputSpec:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
     from gradlint.findings import Location
+    from gradlint.trace.arguments import Arguments
     from gradlint.trace.law import Law
 
 __all__ = ["InputSpec", "ModuleRecord", "ParameterRecord", "Step", "Traced", "callable_of", "op_name", "step"]
@@ -71,6 +72,11 @@ class Step:
         if value is None:
             raise AnalysisError("a constant without a value")
         return Moments.of_array((value.detach().double() if value.is_floating_point() else value.detach()).cpu().numpy())
+
+    @property
+    def differentiable(self) -> bool:
+        """The output is a tensor of a kind that can have a gradient."""
+        return self.floating or (self.dtype is not None and "complex" in self.dtype)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ class Traced:
     Args:
         graph: see the module docstring.
         model: the module itself, for its structure and RNN leaves; its forward is not run again.
-        inputs: what it was run on, in the order of the placeholders.
+        arguments: what it was run on.
         output: name of the node of the first floating-point output tensor.
         rung: how it was traced: ``"real"``.
         assumptions: values that had to be assumed, each with its source line.
@@ -144,11 +150,16 @@ class Traced:
     model: nn.Module
     parameters: Mapping[str, ParameterRecord]
     modules: Mapping[str, ModuleRecord]
-    inputs: tuple[InputSpec, ...]
+    arguments: Arguments
     output: str
     location: Location | None
     rung: str = "real"
     assumptions: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The tensors among the arguments, in the order of the placeholders."""
+        return self.arguments.specs
 
 
 def step(node: fx.Node) -> Step:
@@ -163,8 +174,11 @@ def annotate(node: fx.Node, facts: Step) -> None:
 
 
 def op_name(node: fx.Node) -> str:
-    """What a node calls, by its own name: ``linear``, ``view``."""
-    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    """What a node calls, by its own name: ``linear``, ``view``, the class of an ``autograd.Function``."""
+    if isinstance(node.target, str):
+        return node.target
+    name: str = getattr(node.target, "__name__", str(node.target))
+    return getattr(getattr(node.target, "__self__", None), "__name__", name) if name == "apply" else name
 
 
 def callable_of(node: fx.Node) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from gradlint.trace.cells import CELLS
 from gradlint.trace.graph import step
 from gradlint.trace.mutation import same_memory, setitem
 from gradlint.trace.names import (
@@ -66,6 +67,9 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if not any(map(self.nodes.live, tensors)):
             return func(*args, **kwargs)
+        if name in CELLS:
+            with self:  # a mode does not see the calls of its own handler
+                return CELLS[name](*args, **kwargs)
         if name == "data.set":
             func(*args, **kwargs)
             self.nodes.memory.bind(args[0], self.nodes.of(args[1]))

@@ -60,6 +60,7 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
         instances=[collapse([s.parameter or s.module for s in group])],
         notes=[_depth_note(per_layer, reaches, count)],
         fix=_fix(context, group, per_layer, sign, location),
+        claim=context.claim(paths.segments, total),
     )
 
 

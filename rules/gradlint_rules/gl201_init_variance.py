@@ -70,4 +70,5 @@ class InitVariance(Rule):
                 factors=(Factor("weights", gain - activation, str(law)), Factor("activation", activation)),
                 instances=[collapse(str(s.parameter) for s, _, _ in members)],
                 fix=f"std {law.std:.3g} → {right:.3g}",
+                claim=context.claim([s for s, _, _ in members], total),
             )

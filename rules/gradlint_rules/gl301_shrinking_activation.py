@@ -71,4 +71,5 @@ class ShrinkingActivation(Rule):
                 factors=(Factor("activation", total, f"{len(group)} × {times(worst)}"),),
                 instances=[collapse(s.module for s in group)],
                 fix=fix,
+                claim=context.claim(group, total),
             )

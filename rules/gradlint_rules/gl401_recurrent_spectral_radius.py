@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from gradlint.rule import LIMITS, Context, Factor, Finding, Location, Rule, Severity, bits, times
+from gradlint.rule import LIMITS, Claim, Context, Factor, Finding, Location, Place, Rule, Severity, bits, times
 
 __all__ = ["RecurrentSpectralRadius"]
 
@@ -75,6 +75,7 @@ class RecurrentSpectralRadius(Rule):
                 notes=[f"within the healthy band up to {int(limit.warning / per_step)} steps"],
                 fix=f"scale {parameter} from radius {radius:.3g} to {right:.3g} (std {law.std:.3g} → "
                 f"{law.std * 2.0**-per_step:.3g}), e.g. nn.init.orthogonal_(gain={right:.2g}); or use nn.LSTM / nn.GRU",
+                claim=Claim((Place("parameter", parameter),), total),
             )  # fmt: skip
 
 

@@ -46,12 +46,6 @@ def known(values: Any) -> Moments:
     return Moments.of_array(array)
 
 
-def cell(gates: int, inputs: int, hidden: int) -> tuple[Moments, ...]:
-    """Default weights of a recurrent cell: U(±1/√hidden)."""
-    rows, var = gates * hidden, 1 / (3 * hidden)
-    return law(rows, inputs, var=var), law(rows, hidden, var=var), law(rows, var=var), law(rows, var=var)
-
-
 x34 = law(8, 6, 32, mean=0.3, along0=0.2, along1=0.1, along2=0.15)
 image = law(4, 12, 8, 8, mean=0.4, along1=0.2, along01=0.3)
 bias = law(24, var=0.1)
@@ -80,6 +74,16 @@ CASES: list[Case] = [
     Case(torch.baddbmm, (law(4, 6, 24), law(4, 6, 32), law(4, 32, 24)), {"beta": 0.5, "alpha": 0.2}),
     Case(torch.einsum, ("bqd,bkd->bqk", law(4, 6, 32), law(4, 9, 32))),
     Case(torch.einsum, ("...d,de->...e", law(4, 6, 32), law(32, 9))),
+    Case(torch.einsum, ("bii,bio->bo", law(4, 12, 12, mean=0.3), law(4, 12, 9))),
+    Case(torch.einsum, ("bijij->bi", law(4, 6, 8, 6, 8, mean=0.3))),
+    Case(torch.tensordot, (law(4, 6, 32), law(6, 32, 9)), {"dims": 2}),
+    Case(torch.tensordot, (law(4, 6, 32), law(9, 32, 5)), {"dims": ([-1], [1])}),
+    Case(torch.outer, (law(24, mean=0.5), law(32))),
+    Case(torch.inner, (law(8, 32), law(6, 32, mean=0.2))),
+    Case(torch.kron, (law(4, 6, mean=0.5), law(5, mean=0.3))),
+    Case(torch.linalg.multi_dot, ([law(8, 24), law(24, 32, var=1 / 24), law(32, 6)],)),
+    Case(torch.linalg.cross, (law(64, 3, along0=0.5), law(64, 3, along0=0.3))),
+    Case(torch.trace, (law(48, 48, mean=1.0),)),
     Case(F.bilinear, (law(8, 16), law(8, 12), law(10, 16, 12, var=0.02), law(10))),
     Case(F.grouped_mm, (law(64, 32, along1=0.5), law(4, 32, 24, var=1 / 32), known([10, 30, 34, 64])), reference=experts),
     # combinations
@@ -92,9 +96,14 @@ CASES: list[Case] = [
     Case(torch.mul, (x34, 0.3)),
     Case(torch.div, (x34, law(8, 6, 1, mean=4.0, var=0.1))),
     Case(torch.div, (x34, 3.0)),
+    Case(torch.lerp, (x34, law(8, 6, 32, mean=1.0), 0.3)),
+    Case(torch.lerp, (x34, law(8, 6, 32, mean=1.0), law(8, 6, 32, mean=0.4, var=0.05, along0=0.02))),
+    Case(torch.addcmul, (x34, law(32, mean=0.5), law(8, 6, 32)), {"value": 0.7}),
+    Case(torch.addcdiv, (x34, law(32, mean=0.5), law(8, 6, 32, mean=4.0, var=0.1)), {"value": 0.7}),
     Case(torch.where, (causal, law(4, 3, 16, 16), 0.5)),
     Case(torch.where, (mask3, x34, law(32, mean=-1.0, along0=0.5))),
     Case(torch.where, (known(np.arange(6)[:, None] < 2), x34, law(8, 6, 32, mean=-1.0))),
+    Case("where", (x34, mask3, law(32, mean=-1.0, along0=0.5))),
     Case("masked_fill", (x34, mask3, 2.0)),
     Case(torch.masked_fill, (law(4, 16, 16, mean=0.2), causal, 0.0)),
     # shapes
@@ -126,6 +135,9 @@ CASES: list[Case] = [
     Case(F.conv2d, (image, law(24, 12, 1, 1, var=1 / 12)), {"stride": 2}),
     Case(F.conv2d, (image, law(24, 12, 8, 8, var=1 / 768))),
     Case(F.conv2d, (law(4, 12, 8, 8), law(24, 12, 3, 3, mean=0.2, var=0.01)), {"padding": 1}, 0.12),
+    Case(F.conv2d, (law(12, 8, 8, mean=0.3), law(24, 12, 3, 3, var=1 / 108), bias), {"padding": "same"}),
+    Case(F.conv1d, (law(4, 12, 20, mean=0.4), law(24, 12, 4, var=1 / 48)), {"padding": "same", "dilation": 2}),
+    Case(F.conv_transpose1d, (law(12, 20, mean=0.4), law(12, 24, 4, var=1 / 24), bias), {"stride": 2}),
     Case(F.conv3d, (law(2, 6, 6, 6, 6, mean=0.3), law(12, 6, 3, 3, 3, var=1 / 162)), {"padding": 1}),
     Case(F.conv_transpose1d, (law(4, 12, 20, mean=0.4), law(12, 24, 4, var=1 / 24), bias), {"stride": 2, "padding": 1}),
     Case(F.conv_transpose2d, (image, law(12, 24, 4, 4, var=1 / 48), bias), {"stride": 2, "padding": 1}),
@@ -139,6 +151,16 @@ CASES: list[Case] = [
     Case(F.group_norm, (image, 3, law(12, mean=1.0, var=0.1), law(12, var=0.1)), {}, 0.1),
     Case(F.instance_norm, (law(4, 12, 8, 8, mean=0.4, along1=0.2, along01=0.3),)),
     Case(F.normalize, (law(8, 6, 32),), {"dim": -1}),
+    Case(torch._weight_norm, (law(24, 12, 3, var=0.1), law(24, 1, 1, mean=2.0, var=0.1))),
+    Case(torch._weight_norm, (law(24, 12, 3, var=0.1), law(1, 12, 1, mean=2.0, var=0.1), 1)),
+    Case(F.cosine_similarity, (law(64, 24, mean=0.3), law(64, 24, mean=0.2))),
+    Case(F.cosine_similarity, (law(8, 1, 24), law(1, 6, 24, mean=0.2)), {"dim": -1}),
+    Case(F.local_response_norm, (image, 5), {"k": 2.0}),
+    Case(F.local_response_norm, (image, 3), {"alpha": 0.1}),
+    # distances
+    Case(F.pairwise_distance, (law(64, 24, mean=0.3), law(64, 24))),
+    Case(F.pairwise_distance, (law(8, 1, 24, mean=0.3), law(8, 6, 24), 1.0)),
+    Case(torch.cdist, (law(4, 9, 24), law(4, 7, 24, mean=0.3)), {}, 0.08),
     # attention
     Case(F.softmax, (law(4, 16, 32, var=1.0),), {"dim": -1}),
     Case(F.softmax, (law(4, 16, 32, var=4.0, along01=1.0),), {"dim": -1}),
@@ -158,14 +180,19 @@ CASES: list[Case] = [
          False, 0.0, law(48, 48, var=1 / 144), law(48, var=0.0)),
     ),
     # cells
-    Case(torch.rnn_tanh_cell, (law(32, 24), law(32, 40, var=0.3), *cell(1, 24, 40))),
-    Case(torch.rnn_relu_cell, (law(32, 24), law(32, 40, var=0.3), *cell(1, 24, 40))),
-    Case(torch.gru_cell, (law(32, 24), law(32, 40, var=0.3), *cell(3, 24, 40))),
-    Case(torch.lstm_cell, (law(32, 24), (law(32, 40, var=0.3), law(32, 40, var=0.2)), *cell(4, 24, 40))),
     # regularisers, embeddings, parametric activations
     Case(F.dropout, (x34, 0.3)),
+    Case(F.dropout1d, (law(24, 40, mean=0.5), 0.3)),
     Case(F.dropout2d, (image, 0.3)),
+    Case(F.dropout3d, (law(8, 6, 4, 4, 4, mean=0.5), 0.3)),
+    Case(F.alpha_dropout, (x34, 0.3, True)),
+    Case(F.feature_alpha_dropout, (image, 0.3, True), {}, 0.1),
     Case(F.embedding, (ids, law(20, 32, along1=0.2))),
+    Case(F.embedding, (ids, law(20, 32)), {"padding_idx": 3}),
+    Case(F.embedding_bag, (ids, law(20, 32, mean=0.2))),
+    Case(F.embedding_bag, (ids, law(20, 32, mean=0.2)), {"mode": "sum", "per_sample_weights": law(8, 6, mean=1.0, var=0.2)}, 0.1),
+    Case(F.embedding_bag, (known(np.arange(48) % 19), law(20, 32, mean=0.2), known([0, 3, 11, 12, 30])), {"padding_idx": 2}),
     Case(F.prelu, (image, law(1, mean=0.25, var=0.0)), {}, 0.4),  # one number: 60 draws leave it 0.13 bit of noise
+    Case(F.rrelu, (x34, 0.1, 0.6, True)),
     Case(F.glu, (law(8, 6, 32, mean=0.3),), {"dim": -1}),
 ]  # fmt: skip

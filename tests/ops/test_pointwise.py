@@ -23,9 +23,11 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "clamp_max": (0.4,),
     "pow": (3,),
     "float_power": (2.0,),
+    "remainder": (0.7,),
+    "fmod": (0.7,),
 }
-POSITIVE = {"log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "acosh"}  # around 4
-UNIT = {"asin", "acos", "atanh", "erfinv", "tan"}  # within ±1
+POSITIVE = {"log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "acosh", "arccosh"}  # around 4
+UNIT = {"asin", "acos", "atanh", "arcsin", "arccos", "arctanh", "erfinv", "tan"}  # within ±1
 INSIDE = {"logit"}  # within (0, 1)
 
 

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 import gradlint
+from gradlint.comparison import Comparison, Entry, Errors, Zero
 from gradlint.errors import BuildError, LoadError
 from gradlint.findings import (
     Confidence,
@@ -70,6 +71,24 @@ TARGET = TargetReport(
     assumptions=("seq_len = 16 (model.py:12)",),
 )
 CLEAN = Report((TARGET,), version="0")
+BESIDE = Comparison(
+    gradient=Errors(
+        (
+            Entry("blocks.0.weight", "parameter", 2.0, 1.9, 0.05),
+            Entry("blocks.1.weight", "parameter", 8.0, 1.0, 0.1),
+            Entry("blocks.0", "module", 1.0, 1.01, 0.02),
+            *(Entry(f"blocks.{i}", "module", 1.0, 1.0, 0.02) for i in range(1, 5)),
+        )
+    ),
+    forward=Errors((Entry("blocks.0", "module", 1.0, 1.0, 0.02),)),
+    initial=Errors(()),
+    small=(Entry("blocks.0.bias", "parameter", 0.0, 0.0),),
+    zeros=(Zero("blocks.1.bias", "parameter", 0.5),),
+    missing=("module blocks.2 (gradient)",),
+    inputs=(Entry("x", "input", 3.0, 3.2, 0.1),),
+    seeds=4,
+    dtype="float64",
+)
 WARNING = finding(
     code="GL201",
     name="init-variance",
@@ -104,6 +123,14 @@ REPORTS = {
     "clean": CLEAN,
     "one": Report((TARGET,), (finding(),), version="0"),
     "many": Report((TARGET, OTHER), (finding(), WARNING, NOWHERE), FAILURES, version="0"),
+    "verified": Report(
+        (replace(TARGET, verification=BESIDE),),
+        (
+            finding(verified="contradicted", notes=("contradicted by 4 real backward passes: the gradient at input x is ×2.0",)),
+            finding(code="GL102", name="vanishing-path", verified="verified"),
+        ),
+        version="0",
+    ),
     "failed": Report((), (), FAILURES[:1], version="0"),
     "clean_but_failed": Report((TARGET,), (), FAILURES, version="0"),
 }
@@ -119,6 +146,7 @@ def test_snapshot(name, style, snapshot):
 def test_snapshot_of_a_narrow_terminal_and_of_verbose(snapshot):
     snapshot(FORMATS["full"](REPORTS["one"], View(root=HERE, width=60)), "one.narrow.txt")
     snapshot(FORMATS["full"](REPORTS["many"], View(root=HERE, verbose=True)), "many.verbose.txt")
+    snapshot(FORMATS["full"](REPORTS["verified"], View(root=HERE, verbose=True, width=100)), "verified.verbose.txt")
 
 
 def test_snapshot_of_colours(snapshot):

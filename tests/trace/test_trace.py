@@ -12,6 +12,7 @@ from torch import nn
 
 from gradlint.errors import BuildError, TraceError
 from gradlint.trace import step, trace
+from gradlint.trace.graph import op_name
 
 
 class Stateful(nn.Module):
@@ -262,3 +263,23 @@ def test_vmap_is_said_not_to_be_followed():
     with pytest.raises(TraceError) as caught:
         trace(Mapped)
     assert "torch.func" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
+def test_a_cell_is_recorded_as_the_calls_it_is_made_of(kind, replay):
+    class Once(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = kind(6, 5)
+
+        def forward(self, x):
+            state = self.cell(x)
+            return state[0] if isinstance(state, tuple) else state
+
+    model, x = Once(), torch.randn(3, 6)
+    traced = trace(model, (x,))
+    names = [op_name(n) for n in traced.graph.nodes if n.op.startswith("call")]
+    assert names.count("linear") == 2
+    assert not any(name.endswith("_cell") for name in names)
+    assert {step(n).module for n in traced.graph.nodes if op_name(n) == "linear"} == {"cell"}
+    assert torch.allclose(replay(traced, (x,)), model(x), atol=1e-6)

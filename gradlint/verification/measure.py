@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import math
-import random
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-from gradlint.errors import BuildError, InputError, TraceError
+from gradlint.errors import BuildError, InputError, TargetError, TraceError
+from gradlint.trace.arguments import Arguments
 from gradlint.trace.graph import InputSpec
+from gradlint.trace.state import seeded, uncompiled
+from gradlint.trace.tree import first_floating
+from gradlint.verification.inputs import Inputs, bounded, draw
 
-__all__ = ["Measured", "Size", "backward", "measure"]
+__all__ = ["Measured", "Size", "backward", "duplicate", "measure"]
 
 FLOORS = {"float64": 1e-12, "float32": 1e-6}
+PRECISIONS = (torch.float64, torch.float32)
+_DATA = 20_190_615  # added to the seed of inputs and cotangent: a factory that seeds itself must not fix them
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Measured:
         modules: outputs, by module path (``""`` is the model itself), at their last call.
         inputs: with the integer bounds that were used.
         dtype: the precision it ran in.
+        entries: the floating-point inputs, by name.
+        redrawn: each seed drew the weights anew.
     """
 
     parameters: Mapping[str, Size]
@@ -57,6 +62,8 @@ class Measured:
     inputs: tuple[InputSpec, ...]
     seeds: int
     dtype: str
+    entries: Mapping[str, Size] = field(default_factory=dict)
+    redrawn: bool = True
 
     @property
     def floor(self) -> float:
@@ -76,54 +83,87 @@ class Measured:
             inputs=tuple(InputSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in data["inputs"]),
             seeds=data["seeds"],
             dtype=data["dtype"],
+            entries={name: Size(**size) for name, size in data.get("entries", {}).items()},
+            redrawn=data.get("redrawn", True),
         )
 
 
-def measure(model: nn.Module | Callable[[], nn.Module], inputs: Sequence[InputSpec], seeds: int = 4) -> Measured:
+def measure(
+    model: nn.Module | Callable[[], nn.Module],
+    inputs: Inputs,
+    seeds: int = 4,
+    precisions: Sequence[torch.dtype] = PRECISIONS,
+    *,
+    entries: bool = False,
+) -> Measured:
     """Draw ``seeds`` models, inputs and cotangents; return root mean squares over entries and seeds.
 
+    Nothing outside is touched: generators, grad mode and default dtype are restored, a module is copied.
+
     Args:
-        model: a factory, called once per seed; or a module, which is copied and keeps its values.
+        model: a factory, called once per seed; or a module, which keeps its values.
         inputs: integer inputs without ``high`` get the size of the embedding they index.
         seeds: how many; squares are averaged over them.
+        precisions: tried in this order.
+        entries: let floating-point inputs take gradients too, where the model allows it.
 
     Raises:
         BuildError: the factory raised, or returned something else than a module.
         InputError: the model does not run on these inputs.
         TraceError: no floating-point output carries a gradient, or backward raised.
     """
-    if isinstance(model, nn.Module):
-        build: Callable[[], nn.Module] = partial(copy.deepcopy, model)
-    else:
-        build = model
-    with _untouched():
-        inputs = _bounded(build, inputs)
-        try:
-            return _average(build, inputs, seeds, torch.float64)
-        except (InputError, TraceError):
-            return _average(build, inputs, seeds, torch.float32)
+    redrawn = not isinstance(model, nn.Module)
+    build = partial(duplicate, model) if isinstance(model, nn.Module) else model
+    with redirect_stdout(sys.stderr), seeded(), torch.enable_grad(), uncompiled():
+        inputs = bounded(lambda: _fresh(build, torch.float32), inputs)
+        # Some models read their input with numpy, which a tensor that takes a gradient does not allow.
+        ways = [(dtype, grads) for dtype in precisions for grads in ((True, False) if entries else (False,))]
+        for dtype, grads in ways[:-1]:
+            with suppress(InputError, TraceError):
+                return _average(build, inputs, seeds, dtype, grads=grads, redrawn=redrawn)
+        return _average(build, inputs, seeds, ways[-1][0], grads=ways[-1][1], redrawn=redrawn)
 
 
-def backward(model: nn.Module, inputs: Sequence[InputSpec]) -> None:
+def backward(model: nn.Module, inputs: Inputs) -> None:
     """Run the model once, forward and backward, on random inputs and a random cotangent; gradients land in ``.grad``.
 
     Raises:
         InputError: forward raised.
         TraceError: no floating-point output carries a gradient, or backward raised.
     """
+    _run(model, inputs, grads=False)
+
+
+def _run(model: nn.Module, inputs: Inputs, *, grads: bool) -> dict[str, Tensor]:
+    """:func:`backward`; returns the leaves among the inputs."""
     dtypes = [p.dtype for p in model.parameters() if p.is_floating_point()]
-    args, kwargs = _arguments(model, inputs, _draw(inputs, dtypes[0] if dtypes else torch.float32))
+    args, kwargs, leaves = draw(model, inputs, dtypes[0] if dtypes else torch.float32, grads=grads)
     try:
         result = model(*args, **kwargs)
     except Exception as error:  # the user's forward may raise anything
         raise InputError(f"forward raised {type(error).__name__}: {error}") from error
-    output = _floating(result)
+    output = first_floating(result)
     if output is None or not output.requires_grad:
         raise TraceError("no floating-point output carries a gradient")
     try:
         torch.autograd.backward(output, _cotangent(output))
     except Exception as error:  # so may a custom autograd function
         raise TraceError(f"backward raised {type(error).__name__}: {error}") from error
+    return leaves
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a model that holds computed tensors (an old-style weight norm does), which copy without history.
+
+    Raises:
+        BuildError: something in it cannot be copied.
+    """
+    held = (value for module in model.modules() for value in vars(module).values())
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and not t.is_leaf}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # whatever the user's attributes hold
+        raise BuildError(f"the model cannot be copied: {type(error).__name__}: {error}") from error
 
 
 def _cotangent(output: Tensor) -> Tensor:
@@ -141,25 +181,27 @@ class _Sum:
 
     def size(self) -> Size:
         noise = 0.0
-        if len(self.grads) > 1 and min(self.grads) > 0.0:
+        if len(self.grads) > 1 and 0.0 < min(self.grads) <= max(self.grads) < math.inf:
             noise = statistics.stdev(math.log2(g) / 2 for g in self.grads) / math.sqrt(len(self.grads))
         grad = math.sqrt(statistics.fmean(self.grads)) if self.grads else None
         return Size(math.sqrt(statistics.fmean(self.values)), grad, noise)
 
 
-def _average(build: Callable[[], nn.Module], inputs: Sequence[InputSpec], seeds: int, dtype: torch.dtype) -> Measured:
+def _average(
+    build: Callable[[], nn.Module], inputs: Inputs, seeds: int, dtype: torch.dtype, *, grads: bool, redrawn: bool
+) -> Measured:
     parameters: dict[str, _Sum] = {}
     modules: dict[str, _Sum] = {}
+    entries: dict[str, _Sum] = {}
     for seed in range(seeds):
-        _seed(seed)
-        model = _fresh(build, dtype)
-        with _Outputs(model) as outputs:
-            backward(model, inputs)
+        with seeded(seed):
+            model = _fresh(build, dtype)
+        with seeded(_DATA + seed), _Outputs(model) as outputs:
+            leaves = _run(model, inputs, grads=grads)
         for name, parameter in model.named_parameters():
-            total = parameters.setdefault(name, _Sum())
-            total.values.append(_mean_square(parameter))
-            if parameter.requires_grad:
-                total.grads.append(0.0 if parameter.grad is None else _mean_square(parameter.grad))
+            _add(parameters, name, parameter, parameter.requires_grad)
+        for name, leaf in leaves.items():
+            _add(entries, name, leaf, True)
         for path, (value, grad) in outputs.seen.items():
             total = modules.setdefault(path, _Sum())
             total.values.append(value)
@@ -168,10 +210,40 @@ def _average(build: Callable[[], nn.Module], inputs: Sequence[InputSpec], seeds:
     return Measured(
         parameters={name: total.size() for name, total in parameters.items()},
         modules={path: total.size() for path, total in modules.items()},
-        inputs=tuple(inputs),
+        inputs=inputs.specs if isinstance(inputs, Arguments) else tuple(inputs),
         seeds=seeds,
         dtype=str(dtype).removeprefix("torch."),
+        entries={name: total.size() for name, total in entries.items()},
+        redrawn=redrawn,
     )
+
+
+def _add(sums: dict[str, _Sum], name: str, tensor: Tensor, takes_grad: bool) -> None:
+    total = sums.setdefault(name, _Sum())
+    total.values.append(_mean_square(tensor))
+    if takes_grad:
+        total.grads.append(0.0 if tensor.grad is None else _mean_square(tensor.grad))
+
+
+def _fresh(build: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
+    """A model of its own, in training mode, without gradients."""
+    try:
+        model = build()
+    except TargetError:
+        raise
+    except Exception as error:  # the user's factory may raise anything
+        raise BuildError(f"the factory raised {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise BuildError(f"the factory returned {type(model).__name__}, not a torch.nn.Module")
+    model.zero_grad(set_to_none=True)
+    return model.to(dtype).train()
+
+
+def _mean_square(tensor: Tensor) -> float:
+    values = tensor.detach()
+    if values.is_sparse:
+        return float(values.coalesce().values().double().square().sum()) / max(values.numel(), 1)
+    return float(values.double().square().mean()) if values.numel() else 0.0
 
 
 class _Outputs:
@@ -202,7 +274,7 @@ class _Outputs:
             nonlocal calls
             calls += 1
             call = calls
-            output = _floating(result)
+            output = first_floating(result)
             if output is None:
                 return
             value = _mean_square(output)
@@ -224,127 +296,3 @@ class _Outputs:
                 whole.register_hook(partial(backward, base=True))  # type: ignore[no-untyped-call]
 
         return forward
-
-
-# --- models and inputs ------------------------------------------------------------------------------------------------
-
-
-def _fresh(build: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
-    try:
-        model = build()
-    except Exception as error:  # the user's factory may raise anything
-        raise BuildError(f"the factory raised {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise BuildError(f"the factory returned {type(model).__name__}, not a torch.nn.Module")
-    model.zero_grad(set_to_none=True)
-    return model.to(dtype).train()
-
-
-def _draw(inputs: Iterable[InputSpec], dtype: torch.dtype) -> list[Tensor]:
-    drawn = []
-    for spec in inputs:
-        kind: torch.dtype = getattr(torch, spec.dtype)
-        if kind.is_floating_point:
-            drawn.append(torch.randn(spec.shape, dtype=dtype))
-        else:
-            drawn.append(torch.randint(spec.high or 2, spec.shape).to(kind))
-    return drawn
-
-
-def _arguments(
-    model: nn.Module, inputs: Sequence[InputSpec], tensors: Sequence[Tensor]
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Positional as long as names are in forward's order or unknown to it; then by keyword."""
-    names = list(inspect.signature(model.forward).parameters)
-    args: list[Tensor] = []
-    kwargs: dict[str, Tensor] = {}
-    for place, (spec, tensor) in enumerate(zip(inputs, tensors, strict=True)):
-        in_order = place < len(names) and names[place] == spec.name
-        if kwargs or (spec.name in names and not in_order):
-            kwargs[spec.name] = tensor
-        else:
-            args.append(tensor)
-    return args, kwargs
-
-
-class _Indexed(TorchFunctionMode):
-    """Which table does an integer input index? Found by the identity of its storage."""
-
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.inputs = inputs
-        self.sizes: dict[int, int] = {}
-
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> object:
-        if func in (torch.embedding, functional.embedding):
-            table, index = args[:2] if func is torch.embedding else args[1::-1]
-            for place, tensor in enumerate(self.inputs):
-                if tensor.data_ptr() == index.data_ptr():
-                    self.sizes[place] = min(table.shape[0], self.sizes.get(place, table.shape[0]))
-        return func(*args, **(kwargs or {}))
-
-
-def _bounded(build: Callable[[], nn.Module], inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
-    """Give integer inputs without a bound the size of the table they index; 2 when they index none."""
-    if all(spec.high is not None or "int" not in spec.dtype for spec in inputs):
-        return tuple(inputs)
-    model = _fresh(build, torch.float32)
-    tensors = [torch.zeros_like(t) for t in _draw(inputs, torch.float32)]
-    args, kwargs = _arguments(model, inputs, tensors)
-    with torch.no_grad(), _Indexed(tensors) as indexed:
-        try:
-            model(*args, **kwargs)
-        except Exception as error:  # the user's forward may raise anything
-            raise InputError(f"forward raised {type(error).__name__}: {error}") from error
-    return tuple(
-        dataclasses.replace(spec, high=indexed.sizes.get(place, 2)) if spec.high is None and "int" in spec.dtype else spec
-        for place, spec in enumerate(inputs)
-    )
-
-
-def _floating(result: object) -> Tensor | None:
-    """The first floating-point tensor of a nested output, in the order it is written."""
-    if isinstance(result, Tensor):
-        return result if result.is_floating_point() else None
-    parts: Iterable[Any] = ()
-    if isinstance(result, Mapping):
-        parts = result.values()
-    elif isinstance(result, tuple | list):
-        parts = result
-    elif dataclasses.is_dataclass(result):
-        parts = [getattr(result, field.name) for field in dataclasses.fields(result)]
-    for part in parts:
-        found = _floating(part)
-        if found is not None:
-            return found
-    return None
-
-
-def _mean_square(tensor: Tensor) -> float:
-    values = tensor.detach()
-    if values.is_sparse:
-        return float(values.coalesce().values().double().square().sum()) / max(values.numel(), 1)
-    return float(values.double().square().mean()) if values.numel() else 0.0
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-    random.seed(seed)
-
-
-@contextmanager
-def _untouched() -> Iterator[None]:
-    """Leave torch's and Python's generators, the grad mode and the default dtype as they were."""
-    state, default = random.getstate(), torch.get_default_dtype()
-    try:
-        with torch.random.fork_rng(), torch.enable_grad():
-            yield
-    finally:
-        random.setstate(state)
-        torch.set_default_dtype(default)
