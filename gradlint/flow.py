@@ -326,8 +326,7 @@ class _Run:
     def result(self) -> Flowed:
         backward = {n.name: g for n, g in self.grads.items() if isinstance(g, Moments)}
         for node, extra in self.inside.items():
-            known = [backward[node.name]] if node.name in backward else []
-            backward[node.name] = total([*known, *extra])
+            backward[node.name] = total([*([backward[node.name]] if node.name in backward else []), *extra])
         return Flowed(
             self.traced,
             {n.name: value for n, value in self.values.items()},

@@ -37,11 +37,14 @@ __all__ = ["Spread", "Spreads", "spread_of"]
 
 @dataclass(frozen=True)
 class Spreads:
-    """Of every tensor and gradient, by node and by parameter name; absent where nothing is known or no gradient arrives."""
+    """Of every tensor and gradient, by node and by parameter name; absent where nothing is known or no gradient arrives.
 
-    forward: Mapping[str, Spread]
-    backward: Mapping[str, Spread]
-    parameters: Mapping[str, Spread]
+    Absent as well behind ``nn.RNN``, ``nn.LSTM`` and ``nn.GRU``: what one matrix does in many steps is not followed.
+    """
+
+    forward: Mapping[str, Scale]
+    backward: Mapping[str, Scale]
+    parameters: Mapping[str, Scale]
 
 
 def spread_of(flowed: Flowed) -> Spreads:
@@ -49,8 +52,8 @@ def spread_of(flowed: Flowed) -> Spreads:
     draws = Draws()
     forward = Forward(flowed, draws)
     backward = Backward(flowed, draws, forward)
-    return Spreads(_summarised(forward.scales), _summarised(backward.scales), _summarised(backward.parameters))
+    return Spreads(*(_known(scales) for scales in (forward.scales, backward.scales, backward.parameters)))
 
 
-def _summarised(scales: Mapping[str, Scale]) -> dict[str, Spread]:
-    return {name: scale.spread for name, scale in scales.items()}
+def _known(scales: Mapping[str, Scale]) -> dict[str, Scale]:
+    return {name: scale for name, scale in scales.items() if scale.known}

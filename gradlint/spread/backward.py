@@ -94,6 +94,9 @@ class Backward:
         inputs = tensors(flowed, node)
         others = [(n, m) for n, m in inputs if n is not source]
         freed = 2 * (concentration(out) - (concentration(g) if g is not None else concentration(out)))
+        known = here.known and role is not Role.RECURRENT
+        if role is not Role.PLAIN:
+            known = known and all(forward.scales[n.name].known for n, _ in inputs)
         log, given, unequal = here.log, here.given, here.unequal
         if role is Role.NORM and self._is_normalised(node, source):
             factor, more = self._divided(node, source)
@@ -106,7 +109,7 @@ class Backward:
         elif role is Role.ATTENTION and source in [n for n, _ in inputs[:2]]:
             factor = sum((forward.scales[n.name].log for n, _ in others), FIXED.log)
             log, given = log + factor, given + factor
-        return moved(replace(here, log=self._draws.times(log, freed), given=given, unequal=unequal), g, out)
+        return moved(replace(here, log=self._draws.times(log, freed), given=given, unequal=unequal, known=known), g, out)
 
     def _divided(self, node: fx.Node, source: fx.Node) -> tuple[Array, float]:
         """Ln of the inverse squared norm that a norm divides by, and how unequal it is from row to row.
@@ -143,7 +146,7 @@ class Backward:
         role = forward.roles.get(node.name, Role.PLAIN)
         g, law = self._gradient(node), self._flowed.parameters.get(name)
         if g is None or law is None or source is None:
-            return here
+            return replace(here, known=here.known and role is not Role.RECURRENT)
         acts = [
             (n, m)
             for n, m in tensors(self._flowed, node)
@@ -161,7 +164,7 @@ class Backward:
         free = 2 * max(free - concentration(x), aligned(g, here, x, scale))
         if role is Role.PRODUCT:
             free += crossed(g, x)
-        return replace(here, log=self._draws.times(here.log + scale.log, free))
+        return replace(here, log=self._draws.times(here.log + scale.log, free), known=here.known and scale.known)
 
 
 def _multiplies(node: fx.Node, parameter: fx.Node) -> bool:

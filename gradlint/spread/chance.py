@@ -36,7 +36,7 @@ def by_weights(draws: Draws, before: Scale, x: Moments, out: Moments, weight: We
     log = draws.times(before.log, free.together(unequal) + excess)
     peaked = 3 + (weight.kurtosis - 3) * before.kurtosis / fan
     unequal += free.within - free.between
-    return Scale(log, before.log, peaked, _aligned_by_weights(overlap, n, new), unequal, weight.axis)
+    return Scale(log, before.log, peaked, _aligned_by_weights(overlap, n, new), unequal, weight.axis, before.known)
 
 
 def _aligned_by_weights(overlap: float, n: int, new: float) -> float:
@@ -62,7 +62,8 @@ def by_function(draws: Draws, before: Scale, response: Response, argument: Scale
     peak, rest = (1 + 2 * nominal) * response.together / n, 1 - 1 / n
     overlap = (peak + rest * nominal * response.coherence) / (peak + rest)
     unequal = before.unequal + response.power**2 * argument.unequal + response.added.within - response.added.between
-    return Scale(log, before.given + factor, before.kurtosis * response.kurtosis, min(overlap, 1.0), unequal, before.axis)
+    known = before.known and argument.known
+    return Scale(log, before.given + factor, before.kurtosis * response.kurtosis, min(overlap, 1.0), unequal, before.axis, known)
 
 
 def summed(draws: Draws, terms: Sequence[tuple[float, Scale]], law: Moments | None) -> Scale:

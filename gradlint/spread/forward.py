@@ -80,10 +80,12 @@ class Forward:
         inputs = tensors(self.flowed, node)
         before = [self.scales[n.name] for n, _ in inputs]
         if role is Role.SCALAR:
-            return self._function(node, law)
+            return self._function(node)
         if role in (Role.NORM, Role.SHARES):
             return (
-                replace(moved(before[0], inputs[0][1], law), log=FIXED.log, given=FIXED.log, kurtosis=3.0, unequal=0.0)
+                replace(
+                    moved(before[0], inputs[0][1], law), log=FIXED.log, given=FIXED.log, kurtosis=3.0, unequal=0.0, known=True
+                )
                 if before
                 else FIXED
             )
@@ -93,14 +95,14 @@ class Forward:
             (a, b), sign = before[:2], 1 if role is Role.PRODUCT else -1
             log = self._draws.times(a.log + sign * b.log, crossed(inputs[0][1], inputs[1][1]))
             peaked, overlap = a.kurtosis * b.kurtosis / 3, max(a.overlap, b.overlap)
-            scale = Scale(log, a.given + sign * b.given, peaked, overlap, a.unequal + b.unequal, a.axis)
+            scale = Scale(log, a.given + sign * b.given, peaked, overlap, a.unequal + b.unequal, a.axis, a.known and b.known)
             return moved(scale, inputs[0][1], law)
         if role is Role.ATTENTION:
             log, value = before[-1].log, inputs[-1][1]
             return replace(before[-1], log=self._draws.times(log, 2 * (concentration(law) - concentration(value))))
-        return self._plain(inputs, law)
+        return replace(self._plain(inputs, law), known=role is not Role.RECURRENT and all(scale.known for scale in before))
 
-    def _function(self, node: fx.Node, law: Moments) -> Scale:
+    def _function(self, node: fx.Node) -> Scale:
         grid = self.flowed.grids[node.name]
         root, before = self.law(grid.root), self.scales[grid.root.name]
         if root is None or root.value is not None:
@@ -109,7 +111,15 @@ class Forward:
         given, added = response.at(before.given, FIXED.log), response.added
         log = self._draws.times(response.at(before.given, before.free), added.together(before.unequal), response.ceiling)
         unequal = response.power**2 * before.unequal + added.within - added.between
-        return Scale(log, given, response.kurtosis, overlap_of_values(root, grid.curve(node)[0], before), unequal, before.axis)
+        return Scale(
+            log,
+            given,
+            response.kurtosis,
+            overlap_of_values(root, grid.curve(node)[0], before),
+            unequal,
+            before.axis,
+            before.known,
+        )
 
     def _weighted(self, node: fx.Node, law: Moments) -> Scale:
         weight, inputs = weight_of(self.flowed, node), tensors(self.flowed, node)

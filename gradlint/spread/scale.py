@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from gradlint.spread.draws import COUNT
 
 __all__ = ["FIXED", "Scale", "Spread", "features_of", "mixed"]
 
+_DECILE = 1.2816  # 10 % of a Gaussian lie beyond this many standard deviations, on either side
 _BITS = 1 / (2 * math.log(2))  # ln of a mean square to log2 of its root
 
 
@@ -28,6 +30,11 @@ class Spread:
     typical: float = 0.0
     bits: float = 0.0
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Between these, relative to the root of the mean square, lie 80 % of the draws (bits; the logarithm is Gaussian)."""
+        return self.typical - _DECILE * self.bits, self.typical + _DECILE * self.bits
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -40,6 +47,7 @@ class Scale:
         overlap: mean square of the accidental correlation of two rows.
         unequal: variance of the logarithms of the squared norms of single rows, beside what they share.
         axis: of features.
+        known: nothing that is not followed has a part in it.
     """
 
     log: Array
@@ -48,13 +56,14 @@ class Scale:
     overlap: float = 0.0
     unequal: float = 0.0
     axis: int = -1
+    known: bool = True
 
     @property
     def free(self) -> Array:
         """What is not shared by all entries."""
         return np.asarray(self.log - self.given)
 
-    @property
+    @cached_property
     def spread(self) -> Spread:
         """Median (from mean and skewness, Cornish & Fisher 1938: less noisy than the middle draw) and standard deviation."""
         mean, std = float(self.log.mean()), float(self.log.std())
@@ -84,7 +93,8 @@ def mixed(terms: Sequence[tuple[float, Scale]]) -> Scale:
     kurtosis = 3 + sum(share**2 * (scale.kurtosis - 3) for share, scale in terms)
     overlap = sum(share * scale.overlap for share, scale in terms)
     unequal = sum(share**2 * scale.unequal for share, scale in terms)
-    return Scale(log, given, kurtosis, overlap, unequal, max(terms, key=lambda term: term[0])[1].axis)
+    axis = max(terms, key=lambda term: term[0])[1].axis
+    return Scale(log, given, kurtosis, overlap, unequal, axis, all(scale.known for _, scale in terms))
 
 
 def _added(terms: Sequence[tuple[float, Array]]) -> Array:
