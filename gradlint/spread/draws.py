@@ -16,6 +16,8 @@ COUNT = 512
 _SEED = 1801
 _NEGLIGIBLE = 1e-7  # relative variance; a thousand such factors move the norm by one per cent
 _GAUSSIAN = 0.01  # below, the logarithm of a factor is Gaussian to the third digit
+_FULL = 2 / 3  # of the variance of a factor that is only ever zero or at its ceiling: estimates beyond are of more than it can be
+_UNBOUNDED = 1e6
 _LARGEST = 2.0  # the square of one Gaussian number; nothing fluctuates more
 
 
@@ -32,16 +34,14 @@ class Draws:
         ceiling, a beta variable. The draws of ln X have its exact mean and variance and are uncorrelated with ``log``: the
         variances of a chain of factors add up exactly.
         """
-        variance = min(variance, _LARGEST)
+        variance = min(variance, _LARGEST, _FULL * (ceiling - 1))
         if not variance > _NEGLIGIBLE:
             return log
         if variance < _GAUSSIAN:
             drawn, mean, spread = self._random.standard_normal(log.size), -variance / 2, variance
         else:
-            total = (ceiling - 1) / variance - 1 if ceiling < 1e6 else math.inf  # a + b of the beta variable
-            drawn, mean, spread = (
-                self._beta(total / ceiling, total) if math.isfinite(total) and total > 1e-2 else self._gamma(1 / variance)
-            )
+            total = (ceiling - 1) / variance - 1  # a + b of the beta variable
+            drawn, mean, spread = self._gamma(1 / variance) if ceiling > _UNBOUNDED else self._beta(total / ceiling, total)
         drawn = drawn - drawn.mean()
         centred = log - log.mean()
         square = float(centred @ centred)

@@ -68,8 +68,9 @@ def respond(x: Moments, factor: Array, slope: Array, axis: int, g: Moments | Non
         return Response(np.zeros_like(_REACH), 0.0, ByRows(0.0, 0.0, 1), math.inf, 1.0, 1.0, 1.0)
     law = x.map(squares)
     law = law.scale(1 / law.mean)
-    shift = x.mean / math.sqrt(x.var)
-    power = 0.5 * float(GRID.weights @ (squares * (GRID.z**2 - 1 + shift * GRID.z))) / mean
+    curve = _curve(x, factor, slope)
+    middle = len(_REACH) // 2
+    power = float((curve[middle + 1] - curve[middle - 1]) / (_REACH[middle + 1] - _REACH[middle - 1]))
     by_norm = by_rows(x, 2 * power**2 * concentrations(x), axis)
     ceiling, coherence = float(squares.max()) / mean, 1.0
     if g is None:  # ‖f‖² ≤ max (f/x)² ‖x‖²
@@ -81,7 +82,7 @@ def respond(x: Moments, factor: Array, slope: Array, axis: int, g: Moments | Non
         plain = x.map(factor)
         coherence = correlations(plain, axis, (plain.pairs() / max(plain.q, 1e-300)) ** 2)
     return Response(
-        _curve(x, factor, slope),
+        curve,
         power,
         ByRows(max(added.within - by_norm.within, 0.0), max(added.between - by_norm.between, 0.0), added.rows),
         ceiling,
@@ -95,7 +96,7 @@ def _curve(x: Moments, factor: Array, slope: Array) -> Array:
     """``ln E f(λx)² / E f(x)²``, f by its tangents at the nearest points of its grid: kinks stay where they are."""
     u, weights = x.on_grid(), GRID.weights[_COARSE] / GRID.weights[_COARSE].sum()
     points = np.multiply.outer(np.exp(_REACH / 2), u[_COARSE])
-    nearest = np.clip(np.rint((points - u[0]) * ((len(u) - 1) / (u[-1] - u[0]))), 0, len(u) - 1).astype(int)
+    nearest = np.rint(np.interp(points, u, np.arange(len(u)))).astype(int)  # evenly spaced only where x is Gaussian
     values = factor[nearest] + slope[nearest] * (points - u[nearest])
     squares = np.log(np.maximum((values**2) @ weights, 1e-300))
     return np.asarray(squares - squares[len(_REACH) // 2])
