@@ -56,4 +56,4 @@ def spread_of(flowed: Flowed) -> Spreads:
 
 
 def _known(scales: Mapping[str, Scale]) -> dict[str, Scale]:
-    return {name: scale for name, scale in scales.items() if scale.known}
+    return {name: scale for name, scale in scales.items() if scale.known and scale.spread.consistent}

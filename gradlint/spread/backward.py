@@ -18,7 +18,7 @@ from gradlint.spread.forward import Forward
 from gradlint.spread.freedom import concentration, of_squares
 from gradlint.spread.roles import Role, tensors, weight_of
 from gradlint.spread.scalar import respond
-from gradlint.spread.scale import FIXED, Scale, features_of
+from gradlint.spread.scale import FIXED, Scale, features_of, followed
 from gradlint.trace.graph import step
 
 __all__ = ["Backward"]
@@ -61,9 +61,9 @@ class Backward:
                 producer = nodes.get(edge.producer)
                 if producer is None or producer.op == "get_attr":
                     name = edge.producer if producer is None else str(producer.target)
-                    by_parameter.setdefault(name, []).append((edge.energy, self._to_parameter(node, producer, name)))
+                    by_parameter.setdefault(name, []).append((edge.energy, followed(self._to_parameter, node, producer, name)))
                 else:
-                    self._terms.setdefault(edge.producer, []).append((edge.energy, self._to_input(node, producer)))
+                    self._terms.setdefault(edge.producer, []).append((edge.energy, followed(self._to_input, node, producer)))
         for name, terms in by_parameter.items():
             found = flowed.parameters.get(name)
             if found is not None and sum(e for e, _ in terms) > 0.0:

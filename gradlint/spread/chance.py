@@ -97,10 +97,16 @@ def moved(scale: Scale, x: Moments | None, out: Moments) -> Scale:
 
 
 def crossed(x: Moments, y: Moments) -> float:
-    """Relative variance that the norm of a product of independent arrays has beside those of its factors."""
+    """Relative variance that the norm of a product, entry by entry, of independent arrays has beside those of its factors."""
+    if not _broadcast(x.shape, y.shape):
+        return 0.0
     a, b = of_squares(x), of_squares(y)
     both = product(a, b)
     return average(both, both.pairs()) - average(a, a.pairs()) - average(b, b.pairs()) + 1
+
+
+def _broadcast(first: Sequence[int], second: Sequence[int]) -> bool:
+    return all(1 in (a, b) or a == b for a, b in zip(first[::-1], second[::-1], strict=False))
 
 
 def aligned(g: Moments, here: Scale, x: Moments | None = None, there: Scale | None = None) -> float:

@@ -15,7 +15,7 @@ from gradlint.spread.draws import Draws
 from gradlint.spread.freedom import by_rows, concentration, concentrations
 from gradlint.spread.roles import Role, kurtosis, role_of, tensors, weight_of
 from gradlint.spread.scalar import overlap_of_values, respond
-from gradlint.spread.scale import FIXED, Scale, features_of, mixed
+from gradlint.spread.scale import FIXED, UNKNOWN, Scale, features_of, followed, mixed
 from gradlint.trace.graph import step
 
 __all__ = ["Forward"]
@@ -33,7 +33,7 @@ class Forward:
         self._draws = draws
         for node in flowed.traced.graph.nodes:
             if node.op != "output":
-                self.scales[node.name] = self._scale(node)
+                self.scales[node.name] = followed(self._scale, node)
 
     @cached_property
     def samples(self) -> int:
@@ -50,7 +50,7 @@ class Forward:
     def _scale(self, node: fx.Node) -> Scale:
         law = self.law(node)
         if law is None:
-            return FIXED
+            return UNKNOWN
         if node.op == "placeholder":
             return self._input(node, law)
         if node.op == "get_attr":
@@ -93,7 +93,9 @@ class Forward:
             return self._weighted(node, law)
         if role in (Role.PRODUCT, Role.QUOTIENT):
             (a, b), sign = before[:2], 1 if role is Role.PRODUCT else -1
-            log = self._draws.times(a.log + sign * b.log, crossed(inputs[0][1], inputs[1][1]))
+            (_, x), (_, y) = inputs[:2]
+            summed = 2 * (concentration(law) - concentration(x) - concentration(y))  # a contraction: its terms average out
+            log = self._draws.times(a.log + sign * b.log, max(crossed(x, y), summed))
             peaked, overlap = a.kurtosis * b.kurtosis / 3, max(a.overlap, b.overlap)
             scale = Scale(log, a.given + sign * b.given, peaked, overlap, a.unequal + b.unequal, a.axis, a.known and b.known)
             return moved(scale, inputs[0][1], law)

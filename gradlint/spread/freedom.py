@@ -30,14 +30,21 @@ def average(x: Moments, table: Array) -> float:
     return float(table)
 
 
+def features(x: Moments, axis: int) -> set[int]:
+    """Atoms of the feature axis; of the last one where the array does not have that axis."""
+    if not x.dims:
+        return set()
+    return set(x.atoms(axis if -len(x.dims) <= axis < len(x.dims) else -1))
+
+
 def apart(x: Moments, axis: int) -> Patterns:
     """Which patterns of shared atoms belong to one feature of two different rows."""
-    features = set(x.atoms(axis)) if x.dims else set()
+    own = features(x, axis)
     shared = np.indices((2,) * x.v.ndim).astype(bool)
     same = np.ones((2,) * x.v.ndim, dtype=bool)
     rows = same.copy()
     for atom in range(x.v.ndim):
-        if atom in features:
+        if atom in own:
             same &= shared[atom]
         else:
             rows &= shared[atom]
@@ -60,10 +67,10 @@ class ByRows:
 
 def by_rows(x: Moments, table: Array, axis: int) -> ByRows:
     """See :class:`ByRows`; ``axis`` is that of features."""
-    features = set(x.atoms(axis)) if x.dims else set()
-    own = table[tuple(slice(None) if atom in features else -1 for atom in range(table.ndim))]
-    sizes, rows = x.sizes(), math.prod(n for atom, n in enumerate(x.sizes()) if atom not in features)
-    for at, atom in reversed(list(enumerate(sorted(features)))):
+    kept = features(x, axis)
+    own = table[tuple(slice(None) if atom in kept else -1 for atom in range(table.ndim))]
+    sizes, rows = x.sizes(), math.prod(n for atom, n in enumerate(x.sizes()) if atom not in kept)
+    for at, atom in reversed(list(enumerate(sorted(kept)))):
         own = (take(own, at, 1) + (sizes[atom] - 1) * take(own, at, 0)) / sizes[atom]
     within = float(own)
     return ByRows(within, (rows * average(x, table) - within) / (rows - 1) if rows > 1 else within, rows)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from gradlint.moments import Array, Moments
 from gradlint.spread.draws import COUNT
 
-__all__ = ["FIXED", "Scale", "Spread", "features_of", "mixed"]
+__all__ = ["FIXED", "UNKNOWN", "Scale", "Spread", "features_of", "followed", "mixed"]
+
+_log = logging.getLogger("gradlint")
 
 _DECILE = 1.2816  # 10 % of a Gaussian lie beyond this many standard deviations, on either side
+_SLACK = 0.5  # bits by which a median may contradict the mean before neither is told
 _BITS = 1 / (2 * math.log(2))  # ln of a mean square to log2 of its root
 
 
@@ -29,6 +34,11 @@ class Spread:
 
     typical: float = 0.0
     bits: float = 0.0
+
+    @property
+    def consistent(self) -> bool:
+        """With a mean square of one: no median lies much above it, nor much further below than that of a lognormal."""
+        return -math.log(2) * self.bits**2 - _SLACK <= self.typical <= _SLACK
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -77,9 +87,23 @@ FIXED = Scale(np.zeros(COUNT), np.zeros(COUNT))
 """Of what is the same in every draw."""
 
 
+UNKNOWN = replace(FIXED, known=False)
+
+
+def followed(step: Callable[..., Scale], *args: Any) -> Scale:
+    """What a step gives, or that it is unknown: a formula that breaks must not take the mean with it."""
+    try:
+        return step(*args)
+    except Exception:  # noqa: BLE001 (whatever it is)
+        _log.debug("the spread behind %s is unknown", args[0], exc_info=True)
+        return UNKNOWN
+
+
 def features_of(x: Moments, axis: int) -> int:
     """Size of the feature axis."""
-    return x.shape[axis] if x.dims else 1
+    if not x.dims:
+        return 1
+    return x.shape[axis if -len(x.dims) <= axis < len(x.dims) else -1]
 
 
 def mixed(terms: Sequence[tuple[float, Scale]]) -> Scale:
