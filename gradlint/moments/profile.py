@@ -16,6 +16,7 @@ A scalar function multiplies the weights by its slope; an independent term added
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -106,7 +107,7 @@ def _weight(x: Moments, amplitude: Array, power: Array) -> Moments:
     w = x.map(amplitude)
     v = w.v.copy()
     v[(-1,) * v.ndim] += float(GRID.weights @ power) - w.q
-    return Moments(w.dims, w.mean, v)
+    return replace(w, v=v, law=None)
 
 
 def along(g: Moments, x: Moments, factor: Array, power: Array | None = None) -> Moments:
@@ -264,9 +265,10 @@ def behind_sum(g: Moments, x: Moments, y: Moments, total: Moments) -> tuple[Mome
 
 def behind_product(g: Moments, x: Moments, y: Moments, out: Moments) -> tuple[Moments, Moments]:
     """The gradients of two independent factors from that of their product, on its shape: ``w(x) = E_y[w(xy)]`` and vice versa."""
-    bare = replace(g, profile=None)
-    if g.profile is None or x.var <= 0.0 or y.var <= 0.0:
-        return product(bare, y) if y.var > 0.0 else g.scale(y.mean), product(bare, x) if x.var > 0.0 else g.scale(x.mean)
+    if g.profile is None:
+        return product(g, y), product(g, x)
+    if x.var <= 0.0 or y.var <= 0.0:
+        return _scaled(g, y, x), _scaled(g, x, y)
     given_x, given_y = _given(x, y, out, np.multiply)
 
     def times(factor: Moments, given_factor: _Place, rest: Moments, given_rest: _Place) -> Moments:
@@ -276,6 +278,14 @@ def behind_product(g: Moments, x: Moments, y: Moments, out: Moments) -> tuple[Mo
         return transported(g, out, rest, lambda m: product(m, factor), given_rest)
 
     return times(y, given_y, x, given_x), times(x, given_x, y, given_y)
+
+
+def _scaled(g: Moments, factor: Moments, rest: Moments) -> Moments:
+    """The gradient at ``rest`` from that at ``factor·rest``, one of which does not vary."""
+    if factor.var <= 0.0:
+        return g.scale(factor.mean)
+    at_factor = g.scale(math.copysign(1.0, rest.mean))
+    return replace(along(at_factor, factor, factor.on_grid()), profile=None).scale(math.copysign(1.0, rest.mean))
 
 
 _Place = Callable[[Array], Array]

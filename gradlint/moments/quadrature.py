@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -48,6 +49,23 @@ class _Grid:
         products = first[1] * second[1]
         tail = float(self.weights @ (first[0] * second[0])) - float(products.sum())
         return np.asarray(rho[..., None] ** np.arange(self.orders) @ products + tail * rho**self.tail_order)
+
+    def dual_curve(self, values: Array, rho: Array) -> Array:
+        """:meth:`dual` of many correlations, interpolated."""
+        points = np.sin(np.linspace(-0.5, 0.5, 401) * np.pi)
+        return np.asarray(np.interp(rho, points, self.dual(values, points)[1]))
+
+    def dual_of(self, functions: Sequence[Array], rho: Array) -> Array:
+        """``E[φ_i(z) φ_j(z')]`` for functions φ_i (rows) and the correlation ``rho[i, j]`` of their arguments."""
+        values = np.stack(functions)
+        coefficients = values @ self.basis.T
+        tail = np.sqrt(np.maximum((values**2) @ self.weights - (coefficients**2).sum(1), 0.0))
+        out = np.outer(tail, tail) * rho**self.tail_order
+        power = np.ones_like(rho)
+        for a in coefficients.T:
+            out += np.outer(a, a) * power
+            power = power * rho
+        return out
 
 
 GRID = _Grid()
