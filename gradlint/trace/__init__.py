@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from contextlib import ExitStack, redirect_stdout
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +24,7 @@ from gradlint.trace.calls import ModuleCalls
 from gradlint.trace.copies import Copies
 from gradlint.trace.graph import InputSpec, ModuleRecord, ParameterRecord, Step, Traced, step
 from gradlint.trace.inits import Laws, recording
-from gradlint.trace.inputs import resolve
+from gradlint.trace.inputs import guessed, resolve
 from gradlint.trace.nodes import Nodes
 from gradlint.trace.recorder import Recorder
 from gradlint.trace.source import boundary, owned, transparent, user_line
@@ -81,15 +81,24 @@ def trace(
         model = getattr(model, "_orig_mod", model)
         laws = laws or Laws()
         _check(model)
-        with ExitStack() as stack:
-            stack.enter_context(seeded())
+        with seeded(), torch.enable_grad():
             if is_lazy(model):
                 _materialise(model, inputs, laws)
-            stack.enter_context(preserved(model))
-            stack.enter_context(torch.enable_grad())
-            model.train()
-            given = resolve(model, inputs)
-            return _record(model, given, laws)
+            try:
+                return _recorded(model, inputs, laws, tried=False)
+            except _ForwardError:
+                if not guessed(inputs):
+                    raise
+            return _recorded(model, inputs, laws, tried=True)
+
+
+class _ForwardError(TraceError):
+    """Forward raised, be it because of what it was run on."""
+
+
+def _recorded(model: nn.Module, inputs: Any, laws: Laws, *, tried: bool) -> Traced:
+    with preserved(model):
+        return _record(model, resolve(model.train(), inputs, tried=tried), laws)
 
 
 @transparent
@@ -138,7 +147,7 @@ def _record(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
         except Exception as error:
             place = user_line(error.__traceback__)
             text = str(error).strip().partition("\n")[0]
-            raise TraceError(f"forward raised {type(error).__name__}: {text}", where=_where(place)) from error
+            raise _ForwardError(f"forward raised {type(error).__name__}: {text}", where=_where(place)) from error
     output = nodes.finish(result)
     if output is None:
         message = "no floating-point output of the model depends on its parameters or inputs"
