@@ -12,7 +12,8 @@ from torch import fx
 from gradlint.trace import Traced, step
 
 
-def _replay(traced: Traced, inputs: Sequence[torch.Tensor]) -> Any:
+def _replay(traced: Traced, inputs: Sequence[torch.Tensor], outputs: dict[str, Any] | None = None) -> Any:
+    """What the graph returns; ``outputs`` receives what each node made, by its name, as it was made."""
     modules = dict(traced.model.named_modules())
     parameters = dict(traced.model.named_parameters())
     given = iter(inputs)
@@ -26,9 +27,11 @@ def _replay(traced: Traced, inputs: Sequence[torch.Tensor]) -> Any:
             case "get_attr":
                 values[node] = parameters[node.target] if facts.value is None else facts.value
             case "call_function":
-                values[node] = node.target(*args, **kwargs)
+                with torch.set_grad_enabled(facts.grad):
+                    values[node] = node.target(*args, **kwargs)
             case "call_method":
-                values[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
+                with torch.set_grad_enabled(facts.grad):
+                    values[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
             case "call_module":
                 values[node] = modules[node.target](*args, **kwargs)
             case "output":
@@ -38,6 +41,8 @@ def _replay(traced: Traced, inputs: Sequence[torch.Tensor]) -> Any:
             assert (facts.shape, facts.dtype) == (tuple(made.shape), str(made.dtype).removeprefix("torch.")), node
         else:
             assert facts.shape is None
+        if outputs is not None:
+            outputs[node.name] = made
     raise AssertionError("no output node")
 
 
