@@ -48,6 +48,7 @@ class Step:
         value: the real tensor of a constant, else None.
         scalar: the number a floating-point tensor of one entry had in this run; means something where no input enters it.
         law: of a constant whose entries were drawn at random while tracing (a dropped path's mask), else None.
+        autocast: the dtype that ``torch.autocast`` gave matrix products where the call was made; None outside of it.
     """
 
     shape: tuple[int, ...] | None
@@ -58,6 +59,7 @@ class Step:
     value: torch.Tensor | None = None
     law: Law | None = None
     scalar: float | None = None
+    autocast: str | None = None
 
     @property
     def floating(self) -> bool:

@@ -184,4 +184,5 @@ class Nodes:
                 value = result.detach().clone()
             elif result.is_floating_point() and result.numel() == 1:
                 scalar = float(result.detach())
-        annotate(node, Step(shape, dtype, self.module, locate(), grad, value, law, scalar))
+        lowered = str(torch.get_autocast_dtype("cpu")).removeprefix("torch.") if torch.is_autocast_enabled("cpu") else None
+        annotate(node, Step(shape, dtype, self.module, locate(), grad, value, law, scalar, lowered))

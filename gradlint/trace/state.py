@@ -62,7 +62,7 @@ def preserved(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
         for module in modules
     ]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    held = [(p, p.data, p.grad, p.requires_grad, p._version) for p in model.parameters()]
+    held = [(p, p.data, p.grad, p.requires_grad) for p in model.parameters()]
     # Forward seldom writes parameters (weight clipping): their values are kept only for models where that is cheap.
     cheap = sum(p.numel() for p in model.parameters()) <= _CHEAP
     values = [p.detach().clone() if parameters and cheap else None for p in model.parameters()]
@@ -76,11 +76,12 @@ def preserved(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
                 vars(module)[name].clear()
                 vars(module)[name].update(table)
         with torch.no_grad():
-            for (parameter, data, grad, requires_grad, version), value in zip(held, values, strict=True):
+            for (parameter, data, grad, requires_grad), value in zip(held, values, strict=True):
                 parameter.data = data
                 parameter.grad = grad
                 parameter.requires_grad_(requires_grad)
-                if value is not None and parameter._version != version:
+                # The version counter would not tell: writes to `.data` are not counted.
+                if value is not None and not torch.equal(parameter, value):
                     parameter.copy_(value)
             for buffer, kept in buffers:
                 buffer.copy_(kept)
