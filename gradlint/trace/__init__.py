@@ -19,7 +19,7 @@ from torch import nn
 
 from gradlint.errors import BuildError, TargetError, TraceError
 from gradlint.findings import Location
-from gradlint.trace.arguments import Arguments, parse_input
+from gradlint.trace.arguments import Arguments, described, parse_input
 from gradlint.trace.calls import ModuleCalls
 from gradlint.trace.copies import Copies
 from gradlint.trace.graph import InputSpec, ModuleRecord, ParameterRecord, Step, Traced, step
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "Arguments",
     "InputSpec",
     "Laws",
     "ModuleRecord",
@@ -42,6 +43,7 @@ __all__ = [
     "Step",
     "Traced",
     "build",
+    "described",
     "parse_input",
     "recording",
     "step",
@@ -55,6 +57,7 @@ def trace(
     *,
     laws: Laws | None = None,
     file: str | None = None,
+    as_is: bool = False,
 ) -> Traced:
     """Run the model's forward once, in training mode, and record it. The model is left as it was.
 
@@ -63,10 +66,11 @@ def trace(
     Args:
         model: a module, or a zero-argument callable that builds one; then the laws of its parameters are recorded.
         inputs: a tuple of positional arguments, a dict of keyword arguments, one tensor, a list of
-            :class:`InputSpec` or texts for :func:`parse_input` (the other arguments are guessed), or None (all are
-            guessed). Floating inputs made here are N(0, 1), integers uniform over their range.
+            :class:`InputSpec` or texts for :func:`parse_input` (the other arguments are guessed), :class:`Arguments`, or
+            None (all are guessed). Floating inputs made here are N(0, 1), integers uniform over their range.
         laws: what :func:`recording` found when ``model`` was constructed; without it a module is judged by its values.
         file: counts as the user's source even if it is installed in ``site-packages``.
+        as_is: leave the modules' training flags as they are: parts of a model may be frozen in eval mode.
 
     Raises:
         BuildError: the callable raised, or returned something else.
@@ -84,10 +88,11 @@ def trace(
         with ExitStack() as stack:
             stack.enter_context(seeded())
             if is_lazy(model):
-                _materialise(model, inputs, laws)
+                _materialise(model if as_is else model.train(), inputs, laws)
             stack.enter_context(preserved(model))
             stack.enter_context(torch.enable_grad())
-            model.train()
+            if not as_is:
+                model.train()
             given = resolve(model, inputs)
             return _record(model, given, laws)
 
@@ -109,7 +114,7 @@ def build(function: Callable[[], nn.Module]) -> nn.Module:
 
 def _materialise(model: nn.Module, inputs: Any, laws: Laws) -> None:
     """Give lazy parameters their shapes, by running forward once."""
-    given = resolve(model.train(), inputs)
+    given = resolve(model, inputs)
     args, kwargs = map_tensors((given.args, given.kwargs), lambda t: t.detach().clone())
     with laws.watching(), torch.no_grad():
         _run(model, args, kwargs)

@@ -38,6 +38,8 @@ def resolve(model: nn.Module, inputs: Any) -> Arguments:
     """
     if inputs is None:
         return _guess(model, [])
+    if isinstance(inputs, Arguments):
+        return inputs
     if isinstance(inputs, torch.Tensor):
         inputs = (inputs,)
     if isinstance(inputs, Mapping):
