@@ -146,6 +146,7 @@ class Traced:
         output: name of the node of the first floating-point output tensor.
         rung: how it was traced: ``"real"``.
         assumptions: values that had to be assumed, each with its source line.
+        chance: with other random numbers forward might have done something else.
     """
 
     graph: fx.Graph
@@ -157,6 +158,7 @@ class Traced:
     location: Location | None
     rung: str = "real"
     assumptions: tuple[str, ...] = ()
+    chance: bool = False
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -180,6 +182,7 @@ def op_name(node: fx.Node) -> str:
     if isinstance(node.target, str):
         return node.target
     name: str = getattr(node.target, "__name__", str(node.target))
+    name = name.partition(".")[0]  # aten operators: without their overload
     return getattr(getattr(node.target, "__self__", None), "__name__", name) if name == "apply" else name
 
 

@@ -145,6 +145,16 @@ def test_wrappers_are_looked_through(script, wrapped):
         assert capture(script(WRAPPED.format(wrapped=wrapped))).name == "Wrapper"
 
 
+NOT_TRAINED = """
+import torch
+from torch import nn
+nn.Linear(2, 2).eval()(torch.ones(1, 2))
+with torch.no_grad():
+    nn.GRU(2, 2)(torch.ones(1, 1, 2))
+nn.PReLU().requires_grad_(False)(torch.ones(1))
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "message", "where", "hint"),
     [
@@ -153,9 +163,7 @@ def test_wrappers_are_looked_through(script, wrapped):
         ("import sys\nsys.exit('usage')\n", r"called sys.exit\('usage'\) before it called a model", 2, "after --"),
         ("x = 1\n", "ended without calling a model to train it", None, "no model was called at all"),
         (
-            "import torch\nfrom torch import nn\nnn.Linear(2, 2).eval()(torch.ones(1, 2))\n"
-            "with torch.no_grad():\n    nn.GRU(2, 2)(torch.ones(1, 1, 2))\n"
-            "nn.PReLU().requires_grad_(False)(torch.ones(1))\n",
+            NOT_TRAINED,
             "ended without calling a model to train it",
             None,
             "Linear was in eval mode, GRU was called without gradients, PReLU has no parameter that takes a gradient",
