@@ -100,7 +100,7 @@ def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Repor
     findings, crashes = _judge(context, rules)
     if crashes:
         raise crashes[0]
-    facts = context.analysis.to_target_report(name, context.paths.log2)
+    facts = context.analysis.to_target_report(name, context.paths.log2, context.paths.entry)
     missed: list[TargetError] = []
     if seeds:
         again = None if isinstance(model, nn.Module) else model
@@ -149,7 +149,7 @@ def _lint_all(sources: Mapping[str, Callable[[], Sequence[Loaded]]], settings: S
                 given = None if item.call is None else described(model, *item.call)
                 analysis = _predict(model, given, settings, laws, item.file, as_is=item.call is not None)
                 context = Context(analysis, name, settings)
-                facts = analysis.to_target_report(name, context.paths.log2)
+                facts = analysis.to_target_report(name, context.paths.log2, context.paths.entry)
                 found, crashes = _judge(context, rules)
                 failures += crashes
                 if settings.verify:

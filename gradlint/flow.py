@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from gradlint.errors import AnalysisError
 from gradlint.flowed import Edge, Flowed
 from gradlint.handwritten import Norm, find_norms
 from gradlint.moments import Moments, energy, meet, total
-from gradlint.ops import IDENTITY, Call, Flow, by_parts, lookup
+from gradlint.ops import IDENTITY, Call, Flow, by_parts, check, lookup
 from gradlint.ops.sampled import or_sampled, said, sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
 from gradlint.region import Region
@@ -188,7 +189,7 @@ class _Run:
         if op is not None:
             try:
                 flow = op.function(call, *args, **kwargs)
-                _check_shape(flow, call)
+                check(flow, call)
                 flow = by_parts(op.apart, op.function, call, args, kwargs, flow)
             except NotImplementedError as error:
                 reason = str(error)
@@ -309,6 +310,8 @@ class _Run:
 
     def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, g: Any, slot: int = 0) -> None:
         arrived, source = energy(grad), energy(g)
+        if math.isnan(arrived):
+            raise ValueError("its moments are not numbers")
         if isinstance(target, str):
             self._send_parameter(target, grad)
             self.edges.append(Edge(node.name, target, arrived, source))
@@ -326,8 +329,7 @@ class _Run:
     def result(self) -> Flowed:
         backward = {n.name: g for n, g in self.grads.items() if isinstance(g, Moments)}
         for node, extra in self.inside.items():
-            known = [backward[node.name]] if node.name in backward else []
-            backward[node.name] = total([*known, *extra])
+            backward[node.name] = total([*([backward[node.name]] if node.name in backward else []), *extra])
         return Flowed(
             self.traced,
             {n.name: value for n, value in self.values.items()},
@@ -337,13 +339,10 @@ class _Run:
             self.how,
             (*dict.fromkeys(self.notes), *self.unknown.notes(), *self.covariances.notes),
             self.unknown,
+            {n.name: self.grids[cone.root] for n, cone in self.cones.items() if cone.root in self.grids},
+            {n.name: norm for n, norm in self.norms.items()},
         )
 
 
 class _Unknown(Exception):  # noqa: N818
     """Neither a formula nor a sample."""
-
-
-def _check_shape(flow: Flow, call: Call) -> None:
-    if isinstance(flow.out, Moments) and call.shape is not None and flow.out.shape != call.shape:
-        raise ValueError(f"shape {flow.out.shape} where torch gives {call.shape}")

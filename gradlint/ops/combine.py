@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlint.moments import Marginal, Moments, behind_sum, disjoint, from_pairs, product
+from gradlint.moments import Marginal, Moments, behind_product, behind_sum, disjoint, from_pairs, product
 from gradlint.ops.apart import broadcast
 from gradlint.ops.primitives import Tape
 from gradlint.ops.registry import Call, Flow, transfer
@@ -99,10 +99,15 @@ def mul(_: Call, input: Any, other: Any) -> Flow:
     if out.law is None and input.var > 0 and other.var > 0:
         factors = [(m.law, m.mean, math.sqrt(m.var)) for m in (input, other)]
         out = replace(out, law=Marginal.of_product(factors[0], factors[1]))
-    return Flow(
-        out,
-        lambda g: {input: product(g, other).fold(input.shape), other: product(g, input).fold(other.shape)},
-    )
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        first, second = behind_product(g, input, other, out)
+        return {
+            input: first if input.shape == out.shape else first.fold(input.shape),
+            other: second if other.shape == out.shape else second.fold(other.shape),
+        }
+
+    return Flow(out, back)
 
 
 @transfer(torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide", operator.truediv, apart=broadcast)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from contextlib import ExitStack, redirect_stdout
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +25,7 @@ from gradlint.trace.copies import Copies
 from gradlint.trace.dispatched import Dispatched
 from gradlint.trace.graph import InputSpec, ModuleRecord, ParameterRecord, Step, Traced, step
 from gradlint.trace.inits import Laws, recording
-from gradlint.trace.inputs import resolve
+from gradlint.trace.inputs import guessed, resolve
 from gradlint.trace.nodes import Nodes
 from gradlint.trace.recorder import Recorder
 from gradlint.trace.source import boundary, owned, transparent, user_line
@@ -88,17 +88,26 @@ def trace(
         model = getattr(model, "_orig_mod", model)
         laws = laws or Laws()
         _check(model)
-        with ExitStack() as stack:
-            stack.enter_context(eager())
-            stack.enter_context(seeded())
+        with eager(), seeded(), torch.enable_grad():
             if is_lazy(model):
                 _materialise(model if as_is else model.train(), inputs, laws)
-            stack.enter_context(preserved(model))
-            stack.enter_context(torch.enable_grad())
-            if not as_is:
-                model.train()
-            given = resolve(model, inputs)
-            return _likeliest(model, given, laws)
+            try:
+                return _recorded(model, inputs, laws, tried=False, as_is=as_is)
+            except _ForwardError:
+                if not guessed(inputs):
+                    raise
+            return _recorded(model, inputs, laws, tried=True, as_is=as_is)
+
+
+class _ForwardError(TraceError):
+    """Forward raised, be it because of what it was run on."""
+
+
+def _recorded(model: nn.Module, inputs: Any, laws: Laws, *, tried: bool, as_is: bool) -> Traced:
+    with preserved(model):
+        if not as_is:
+            model.train()
+        return _likeliest(model, resolve(model, inputs, tried=tried), laws)
 
 
 @transparent
@@ -166,7 +175,7 @@ def _record(model: nn.Module, given: Arguments, laws: Laws, seed: int = SEED) ->
         except Exception as error:
             place = user_line(error.__traceback__)
             text = str(error).strip().partition("\n")[0]
-            raise TraceError(f"forward raised {type(error).__name__}: {text}", where=_where(place)) from error
+            raise _ForwardError(f"forward raised {type(error).__name__}: {text}", where=_where(place)) from error
     for generator in outside:
         nodes.by_chance(f"forward drew from {generator}")
     output = nodes.finish(result)

@@ -73,7 +73,8 @@ class Step:
         value = self.value
         if value is None:
             raise AnalysisError("a constant without a value")
-        return Moments.of_array((value.detach().double() if value.is_floating_point() else value.detach()).cpu().numpy())
+        array = (value.detach().double() if value.is_floating_point() else value.detach()).cpu().numpy()
+        return Moments.of_table(array) if value.is_floating_point() else Moments.of_array(array)
 
     @property
     def differentiable(self) -> bool:

@@ -27,8 +27,9 @@ _DICTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre
 
 @contextmanager
 def seeded(seed: int = SEED) -> Iterator[None]:
-    """Seed the generators of torch, NumPy and Python; restore all three at the end, and the default dtype."""
+    """Seed the generators of torch, NumPy and Python; restore all three at the end, and the default dtype and device."""
     python, numpy, dtype = random.getstate(), np.random.get_state(), torch.get_default_dtype()
+    device = torch.get_default_device()
     with torch.random.fork_rng(devices=[]):
         # A CPU generator only: torch.manual_seed would also seed, and so initialise, accelerators.
         torch.default_generator.manual_seed(seed)
@@ -40,6 +41,8 @@ def seeded(seed: int = SEED) -> Iterator[None]:
             random.setstate(python)
             np.random.set_state(numpy)
             torch.set_default_dtype(dtype)
+            if torch.get_default_device() != device:
+                torch.set_default_device(None if device.type == "cpu" else device)
 
 
 @contextmanager

@@ -74,6 +74,21 @@ def test_state_is_restored_after_an_error_too():
     assert nn.Module.__call__ is call
 
 
+def test_defaults_that_a_model_sets_are_restored():
+    class Sets(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+            torch.set_default_dtype(torch.float64)
+
+        def forward(self, x):
+            torch.set_default_device("meta")
+            return self.inner(x)
+
+    trace(Sets, (torch.zeros(2, 4),))
+    assert (torch.get_default_dtype(), torch.get_default_device().type) == (torch.float32, "cpu")
+
+
 def test_tied_weights_are_one_node_with_both_names():
     class Tied(nn.Module):
         def __init__(self):
