@@ -50,11 +50,7 @@ class Confidence(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class Location:
-    """A place in source code. ``line`` and ``column`` count from 1.
-
-    Args:
-        library: the line of an installed package that did it, when that was called from here.
-    """
+    """A place in source code, counted from 1; ``library`` is the line of an installed package that it called, which did it."""
 
     path: str
     line: int
