@@ -142,7 +142,7 @@ def _record(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
     parameters = _parameters(model, laws)  # before forward, which may write to them
     with seeded():
         try:
-            with calls.watching(), laws.writes(), recorder:
+            with calls.watching(), recorder:
                 result = _run(model, args, kwargs)
         except Exception as error:
             place = user_line(error.__traceback__)

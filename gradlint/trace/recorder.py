@@ -31,7 +31,7 @@ from gradlint.trace.source import transparent
 from gradlint.trace.tree import tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import fx
 
@@ -61,12 +61,12 @@ class Recorder(TorchFunctionMode):
         name = name_of(func)
         if self._busy or name in FACTS or (name.endswith(".get") and name not in TENSOR_PROPERTIES):
             return func(*args, **kwargs)
-        tensors = list(tensors_in((args, kwargs)))
+        tensors = tensors_in((args, kwargs))
         if any(map(is_functorch_wrapped, tensors)):
             self.nodes.note("calls inside torch.func (vmap, grad) cannot be recorded")
             return func(*args, **kwargs)
         if not any(map(self.nodes.live, tensors)):
-            return func(*args, **kwargs)
+            return self._constant(func, args, kwargs)
         if name in CELLS:
             with self:  # a mode does not see the calls of its own handler
                 return CELLS[name](*args, **kwargs)
@@ -81,7 +81,13 @@ class Recorder(TorchFunctionMode):
             return self._in_place(func, name, written, args, kwargs)
         if isinstance(kwargs.get("out"), torch.Tensor):
             return self._in_place(func, "out", kwargs["out"], args, kwargs)
-        return self._out_of_place(func, name, args, kwargs)
+        return self._out_of_place(func, name, args, kwargs, tensors)
+
+    @transparent
+    def _constant(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """Call what makes or writes a constant, which may be drawn at random."""
+        with self.nodes.laws.writes():
+            return func(*args, **kwargs)
 
     @property
     def busy(self) -> bool:
@@ -101,24 +107,26 @@ class Recorder(TorchFunctionMode):
     def opaque(self, op: str, target: Any, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Run ``function`` as one node, whatever it does."""
         call = self.run(self.nodes.mapped, Call(op, target, tuple(args), kwargs))
-        versions = self.run(_versions, args, kwargs)
+        versions = self.run(_versions, tensors_in((args, kwargs)))
         result = self.run(function, *args, **kwargs)
         self.run(self._record, call, result, versions)
         return result
 
     @transparent
-    def _out_of_place(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _out_of_place(
+        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor]
+    ) -> Any:
         if name in SHAPE_ONLY:
-            return self.run(func, *args, **kwargs)
+            return self.run(self._constant, func, args, kwargs)
         call = self.nodes.mapped(normalise(func, args, kwargs))
-        versions = _versions(args, kwargs)
+        versions = _versions(tensors)
         result = self.run(func, *args, **kwargs)
         if name in ESCAPES:
             text = "read a value that depends on weights or inputs; only this run's outcome is followed"
             self.nodes.note(f"{name.strip('_')}() {text}")
         elif name in CONCATENATIONS and len(parts := call.args[0]) == 1 and step(parts[0]).shape == tuple(result.shape):
             self.nodes.memory.bind(result, parts[0])  # what else there was is an empty key cache
-        elif next(tensors_in(result), None) is not None:
+        elif tensors_in(result):
             self._record(call, result, versions)
         return result
 
@@ -137,7 +145,7 @@ class Recorder(TorchFunctionMode):
             self.nodes.memory.bind(result, node)
             return
         for key, item in result.items() if isinstance(result, dict) else enumerate(result):
-            if isinstance(item, torch.Tensor | tuple | list | dict) and next(tensors_in(item), None) is not None:
+            if isinstance(item, torch.Tensor | tuple | list | dict) and tensors_in(item):
                 part = self.nodes.create(Call("call_function", operator.getitem, (node, key), {}), item)
                 self._bind(part, item)
 
@@ -149,7 +157,7 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         before = self._before(written)
         call = self.nodes.mapped(normalise(func, args, kwargs))
-        result = self.run(func, *args, **kwargs)
+        result = self.run(self._constant, func, args, kwargs) if name in CONSTANT_FILLS else self.run(func, *args, **kwargs)
         if written.numel() == 0:
             return result
         if name == "detach_" or name in RESHAPES:  # the tensor is another view; its memory is as it was
@@ -213,5 +221,5 @@ class Recorder(TorchFunctionMode):
         return self.nodes.create(call, written)
 
 
-def _versions(args: Any, kwargs: Any) -> _Versions:
-    return [(t, version(t)) for t in tensors_in((args, kwargs))]
+def _versions(tensors: Iterable[torch.Tensor]) -> _Versions:
+    return [(t, version(t)) for t in tensors]
