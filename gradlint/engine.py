@@ -99,7 +99,7 @@ def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Repor
     findings, crashes = _judge(context, rules)
     if crashes:
         raise crashes[0]
-    facts = context.analysis.to_target_report(name, context.paths.log2)
+    facts = context.analysis.to_target_report(name, context.paths.log2, context.paths.entry)
     missed: list[TargetError] = []
     if seeds:
         again = None if isinstance(model, nn.Module) else model
@@ -128,7 +128,7 @@ def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
             with _contained(name, failures):
                 analysis = _predict(model, None, settings, laws, item.file)
                 context = Context(analysis, name, settings)
-                facts = analysis.to_target_report(name, context.paths.log2)
+                facts = analysis.to_target_report(name, context.paths.log2, context.paths.entry)
                 found, crashes = _judge(context, rules)
                 failures += crashes
                 if settings.verify:

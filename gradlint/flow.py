@@ -329,8 +329,7 @@ class _Run:
     def result(self) -> Flowed:
         backward = {n.name: g for n, g in self.grads.items() if isinstance(g, Moments)}
         for node, extra in self.inside.items():
-            known = [backward[node.name]] if node.name in backward else []
-            backward[node.name] = total([*known, *extra])
+            backward[node.name] = total([*([backward[node.name]] if node.name in backward else []), *extra])
         return Flowed(
             self.traced,
             {n.name: value for n, value in self.values.items()},
@@ -340,6 +339,8 @@ class _Run:
             self.how,
             (*dict.fromkeys(self.notes), *self.unknown.notes(), *self.covariances.notes),
             self.unknown,
+            {n.name: self.grids[cone.root] for n, cone in self.cones.items() if cone.root in self.grids},
+            {n.name: norm for n, norm in self.norms.items()},
         )
 
 

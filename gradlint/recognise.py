@@ -155,6 +155,11 @@ class Grid:
             out = out.double()
         return out if step(node).grad else out.detach()
 
+    @property
+    def root(self) -> fx.Node:
+        """The node that all members are functions of."""
+        return self._cone.root
+
     def moments(self, node: fx.Node) -> Moments:
         """Law of a member's value; exact (not through the series) where it is an affine function of the root."""
         values = _finite(self._values[node].detach().numpy())
