@@ -142,8 +142,9 @@ class Grid:
         def concrete(x: Any) -> Any:
             if not isinstance(x, fx.Node):
                 return x
-            value = step(x).value
-            return self._values[x] if x in self._values else value.reshape(-1)[0].double() if value is not None else x
+            if x in self._values or (value := step(x).value) is None:
+                return self._values.get(x, x)
+            return value.reshape(-1)[0] if value.dtype == torch.bool else value.reshape(-1)[0].double()
 
         args = fx.node.map_aggregate(node.args, concrete)
         kwargs = fx.node.map_aggregate(node.kwargs, concrete)
@@ -158,6 +159,10 @@ class Grid:
         values = _finite(self._values[node].detach().numpy())
         line = self._line(values)
         return self._root.map(values) if line is None else self._root.scale(line[0]).shift(line[1])
+
+    def affine(self, node: fx.Node) -> bool:
+        """A member is a multiple of the root plus a number."""
+        return self._line(_finite(self._values[node].detach().numpy())) is not None
 
     def gradient(self, tail: fx.Node, g: Moments, wanted: list[fx.Node]) -> dict[fx.Node, Moments]:
         """Moments of the gradient at the root and at members ``wanted``, from the gradient ``g`` at ``tail``."""
@@ -254,8 +259,10 @@ class _GridOfValues(Grid):
     def moments(self, node: fx.Node) -> Moments:
         return Moments.of_array(_finite(self._values[node].detach().numpy()).reshape(self._shape))
 
-    def _at_root(self, tail: fx.Node, g: Moments) -> Moments:  # noqa: ARG002 (values have no profile)
-        return replace(g, profile=None)
+    def gradient(self, tail: fx.Node, g: Moments, wanted: list[fx.Node]) -> dict[fx.Node, Moments]:
+        if g.profile is not None:  # it depends on the values: on their law, where a profile is kept
+            return Grid(self._cone, replace(self._root, value=None)).gradient(tail, g, wanted)
+        return super().gradient(tail, g, wanted)
 
     def _times(self, g: Moments, slope: Array) -> Moments:
         return product(g, Moments.of_array(slope.reshape(self._shape)))

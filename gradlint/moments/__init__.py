@@ -43,7 +43,7 @@ from gradlint.moments.cross import (
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, pairs_of, piece
 from gradlint.moments.products import disjoint, einsum, energy, product, total
-from gradlint.moments.profile import along, behind_sum, carried, linear_part, meet, transported
+from gradlint.moments.profile import along, behind_sum, carried, conditioned, linear_part, meet, transported
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.selection import Positions, Selection, Window
 from gradlint.moments.tables import MAX_ATOMS, Array, take
@@ -68,6 +68,7 @@ __all__ = [
     "boundaries",
     "carried",
     "concat",
+    "conditioned",
     "couple",
     "cut",
     "disjoint",

@@ -16,6 +16,7 @@ from gradlint.trace.names import (
     CONSTANT_FILLS,
     ESCAPES,
     FACTS,
+    LENDING,
     RESHAPES,
     SHAPE_ONLY,
     TENSOR_PROPERTIES,
@@ -65,7 +66,7 @@ class Recorder(TorchFunctionMode):
         if any(map(is_functorch_wrapped, tensors)):
             self.nodes.note("calls inside torch.func (vmap, grad) cannot be recorded")
             return func(*args, **kwargs)
-        if not any(map(self.nodes.live, tensors)):
+        if not any(map(self.nodes.live, tensors[:1] if name in LENDING else tensors)):
             return func(*args, **kwargs)
         if name in CELLS:
             with self:  # a mode does not see the calls of its own handler
