@@ -31,6 +31,13 @@ def _number(x: Any) -> Any:
     return float(x.value.reshape(())) if isinstance(x, Moments) and x.value is not None and x.value.size == 1 else x
 
 
+def _removes(x: Any) -> bool:
+    """A number, or a known tensor, that takes every entry it is written to out of a softmax."""
+    if isinstance(x, Moments):
+        return x.value is not None and bool(np.all(np.asarray(x.value, dtype=np.float64) <= MASKED))
+    return _is_number(x) and bool(x <= MASKED)
+
+
 def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float, bool))
 
@@ -158,6 +165,11 @@ def _reciprocal(y: Moments) -> Moments:
     return y.map(1.0 / np.where(np.abs(y.on_grid()) < abs(y.mean) / 8, abs(y.mean) / 8, y.on_grid()))
 
 
+def _alive(x: Moments, kept: np.ndarray[Any, np.dtype[np.bool_]]) -> Flow:
+    """A tensor of scores from which entries are taken out."""
+    return Flow(_with_alive(x, kept), lambda g: {x: g})
+
+
 def _chosen(mask: np.ndarray[Any, Any], inside: Any, outside: Any) -> Flow:
     """``inside`` where a known mask is true, ``outside`` elsewhere: tensors or numbers."""
     share = Moments.of_array(np.asarray(mask, dtype=np.float64))
@@ -174,7 +186,7 @@ def _chosen(mask: np.ndarray[Any, Any], inside: Any, outside: Any) -> Flow:
 
 
 @transfer(torch.where)
-def where(_: Call, condition: Moments, input: Any = None, other: Any = None) -> Flow:
+def where(call: Call, condition: Moments, input: Any = None, other: Any = None) -> Flow:
     """A choice by a known mask; of the mask alone the places where it is true, which carry no moments."""
     if condition.value is None:
         raise NotImplementedError("where() on an unknown mask")
@@ -182,8 +194,9 @@ def where(_: Call, condition: Moments, input: Any = None, other: Any = None) -> 
     if input is None:
         return Flow((None,) * len(condition.dims), lambda _: {})
     inside, outside = _number(input), _number(other)
-    if isinstance(inside, Moments) and _is_number(outside) and outside <= MASKED:
-        return Flow(_with_alive(inside, mask), lambda g: {inside: g})
+    for side, fill, kept in ((inside, outside, mask), (outside, inside, ~mask)):
+        if isinstance(side, Moments) and side.shape == call.shape and _removes(fill):
+            return _alive(side, kept)
     return _chosen(mask, inside, outside)
 
 
@@ -200,7 +213,7 @@ def masked_fill(_: Call, input: Moments, mask: Moments, value: Any) -> Flow:
         raise NotImplementedError("masked_fill() with an unknown mask")
     fill, filled = _number(value), np.asarray(mask.value, dtype=bool)
     if _is_number(fill) and fill <= MASKED:
-        return Flow(_with_alive(input, ~filled), lambda g: {input: g})
+        return _alive(input, ~filled)
     return _chosen(filled, fill, input)
 
 

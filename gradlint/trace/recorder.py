@@ -16,6 +16,7 @@ from gradlint.trace.names import (
     CONSTANT_FILLS,
     ESCAPES,
     FACTS,
+    LENDING,
     RESHAPES,
     SHAPE_ONLY,
     TENSOR_PROPERTIES,
@@ -73,7 +74,7 @@ class Recorder(TorchFunctionMode):
         if self._busy or name in FACTS or (name.endswith(".get") and name not in TENSOR_PROPERTIES):
             return func(*args, **kwargs)
         tensors = tensors_in((args, kwargs))
-        if not any(map(self.nodes.live, tensors)):
+        if not any(map(self.nodes.live, tensors[:1] if name in LENDING else tensors)):
             if name in ESCAPES and self.nodes.random(tensors[0]):
                 self.nodes.by_chance(f"{name.strip('_')}() read a random number")
             return func(*args, **kwargs)
