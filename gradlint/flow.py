@@ -138,7 +138,7 @@ class _Run:
         return self._call(node, facts)
 
     def _norm_value(self, node: fx.Node, norm: Norm) -> Moments:
-        x: Moments = replace(self.values[norm.root])
+        x: Moments = self.values[norm.root].twin()
         flow = norm.flow(Call(step(node).shape), x)
         self.flows[node] = (flow, {x: norm.root})
         out: Moments = flow.out
@@ -160,7 +160,7 @@ class _Run:
             value = self.values[x]
             if not isinstance(value, Moments):
                 return value
-            handle = replace(value)  # its own identity: the same tensor may be passed twice
+            handle = value.twin()  # its own identity: the same tensor may be passed twice
             inputs[handle] = x
             return handle
 
@@ -239,7 +239,7 @@ class _Run:
         by_name = {name: record for record in self.traced.parameters.values() for name in record.names}
         for name, _ in module.named_parameters():
             record = by_name[f"{node.target}.{name}"]
-            local[name] = replace(record.law.moments)
+            local[name] = record.law.moments.twin()
             inputs[local[name]] = record.name
         return Call(None, dict(vars(module)), local)
 
