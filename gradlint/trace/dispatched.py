@@ -67,6 +67,6 @@ class Dispatched(DispatchMode):
             return written
         call = nodes.mapped(call)
         result = func(*args, **kwargs)
-        if name not in ESCAPES and next(tensors_in(result), None) is not None:
+        if name not in ESCAPES and tensors_in(result):
             self._recorder.bind(nodes.create(call, result[0] if first_only else result), result[0] if first_only else result)
         return result

@@ -29,7 +29,7 @@ class Nodes:
 
     Args:
         model: parameters and buffers are known by their names in it.
-        laws: watch writes while the graph is made; random constants get their laws from it.
+        laws: watch what makes constants; random ones get their laws from it.
     """
 
     def __init__(self, model: nn.Module, laws: Laws) -> None:
@@ -39,7 +39,7 @@ class Nodes:
         self.module = ""  # path of the module whose forward runs
         self.grad_mode: bool | None = None  # overrides torch's inside a reentrant checkpoint
         self.memory = Memory(self.emit, self.constant)
-        self._laws = laws
+        self.laws = laws
         self._parameters = {id(p): name for name, p in model.named_parameters()}
         self._buffers = {id(b): name for name, b in model.named_buffers()}
         self._inputs: dict[int, tuple[torch.Tensor, int | None, fx.Node]] = {}
@@ -84,7 +84,7 @@ class Nodes:
             self.note("a tensor that needs a gradient was computed where torch calls cannot be recorded")
         target = self._buffers.pop(id(tensor), None) or f"_const_{len(self._constants)}"
         node = self.graph.create_node("get_attr", target, name=target.replace(".", "_"))
-        self._annotate(node, tensor, grad=False, value=tensor.detach().clone(), law=self._laws.drawn(tensor))
+        self._annotate(node, tensor, grad=False, value=tensor.detach().clone(), law=self.laws.drawn(tensor))
         # Without a version counter (inference tensors) each use is a constant of its own.
         self._constants[key if key[1] is not None else (id(tensor), -len(self._constants))] = tensor, node
         return node
@@ -171,7 +171,7 @@ class Nodes:
 
     def random(self, tensor: torch.Tensor) -> bool:
         """The tensor was drawn while the graph was made, and is nothing else."""
-        return self._laws.drawn(tensor) is not None
+        return self.laws.drawn(tensor) is not None
 
     def by_chance(self, what: str) -> None:
         """Forward may do something else with other random numbers."""

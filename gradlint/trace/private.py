@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,7 @@ def is_functorch_wrapped(tensor: torch.Tensor) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
+@cache
 def operator_name(func: Callable[..., Any]) -> str:
     """The name of an aten operator without namespace and overload, such as ``normal_``."""
     schema = getattr(func, "_schema", None)

@@ -31,7 +31,7 @@ from gradlint.trace.source import transparent
 from gradlint.trace.tree import tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import fx
 
@@ -72,7 +72,7 @@ class Recorder(TorchFunctionMode):
         name = name_of(func)
         if self._busy or name in FACTS or (name.endswith(".get") and name not in TENSOR_PROPERTIES):
             return func(*args, **kwargs)
-        tensors = list(tensors_in((args, kwargs)))
+        tensors = tensors_in((args, kwargs))
         if not any(map(self.nodes.live, tensors)):
             if name in ESCAPES and self.nodes.random(tensors[0]):
                 self.nodes.by_chance(f"{name.strip('_')}() read a random number")
@@ -91,7 +91,7 @@ class Recorder(TorchFunctionMode):
             return self._in_place(func, name, written, args, kwargs)
         if isinstance(kwargs.get("out"), torch.Tensor):
             return self._in_place(func, "out", kwargs["out"], args, kwargs)
-        return self._out_of_place(func, name, args, kwargs)
+        return self._out_of_place(func, name, args, kwargs, tensors)
 
     @property
     def handling(self) -> bool:
@@ -116,23 +116,25 @@ class Recorder(TorchFunctionMode):
     def opaque(self, op: str, target: Any, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Run ``function`` as one node, whatever it does."""
         call = self.run(self.nodes.mapped, Call(op, target, tuple(args), kwargs))
-        versions = self.run(_versions, args, kwargs)
+        versions = self.run(_versions, tensors_in((args, kwargs)))
         result = self.run(function, *args, **kwargs)
         self.run(self._record, call, result, versions)
         return result
 
     @transparent
-    def _out_of_place(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _out_of_place(
+        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor]
+    ) -> Any:
         if name in SHAPE_ONLY:
             return self.run(func, *args, **kwargs)
         call = self.nodes.mapped(normalise(func, args, kwargs))
-        versions = _versions(args, kwargs)
+        versions = _versions(tensors)
         result = self.run(func, *args, **kwargs)
         if name in ESCAPES:
             self.escaped(name.strip("_"))
         elif name in CONCATENATIONS and len(parts := call.args[0]) == 1 and step(parts[0]).shape == tuple(result.shape):
             self.nodes.memory.bind(result, parts[0])  # what else there was is an empty key cache
-        elif next(tensors_in(result), None) is not None:
+        elif tensors_in(result):
             self._record(call, result, versions)
         return result
 
@@ -164,7 +166,7 @@ class Recorder(TorchFunctionMode):
             self.nodes.memory.bind(result, node)
             return
         for key, item in result.items() if isinstance(result, dict) else enumerate(result):
-            if isinstance(item, torch.Tensor | tuple | list | dict) and next(tensors_in(item), None) is not None:
+            if isinstance(item, torch.Tensor | tuple | list | dict) and tensors_in(item):
                 part = self.nodes.create(Call("call_function", operator.getitem, (node, key), {}), item)
                 self.bind(part, item)
 
@@ -240,5 +242,5 @@ class Recorder(TorchFunctionMode):
         return self.nodes.create(call, written)
 
 
-def _versions(args: Any, kwargs: Any) -> _Versions:
-    return [(t, version(t)) for t in tensors_in((args, kwargs))]
+def _versions(tensors: Iterable[torch.Tensor]) -> _Versions:
+    return [(t, version(t)) for t in tensors]

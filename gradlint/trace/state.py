@@ -83,10 +83,11 @@ def preserved(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
         for module in modules
     ]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    held = [(p, p.data, p.grad, p.requires_grad) for p in model.parameters()]
+    weights = list(model.parameters())
+    held = [(p, p.data, p.grad, p.requires_grad) for p in weights]
     # Forward seldom writes parameters (weight clipping): their values are kept only for models where that is cheap.
-    cheap = sum(p.numel() for p in model.parameters()) <= _CHEAP
-    values = [p.detach().clone() if parameters and cheap else None for p in model.parameters()]
+    cheap = parameters and sum(p.numel() for p in weights) <= _CHEAP
+    values = [p.detach().clone() if cheap else None for p in weights]
     try:
         yield
     finally:
