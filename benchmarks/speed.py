@@ -121,8 +121,9 @@ def summary(rows: Sequence[Row]) -> list[str]:
         return ["nothing was analysed"]
     ratios = [row.ratio() for row in good]
     stages = ", ".join(f"{stage} {statistics.median(row.ratio(stage) for row in good):.1f}" for stage in STAGES)
+    times = f"{statistics.median(ratios):.1f} times one real forward and backward at batch 2"
     return [
-        f"median over {len(good)} models: {statistics.median(ratios):.1f} times one real forward and backward at batch 2 ({stages})",
+        f"median over {len(good)} models: {times} ({stages})",
         f"at most half of it: {sum(ratio <= 0.5 for ratio in ratios)} of {len(good)} models",
     ]
 
