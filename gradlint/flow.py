@@ -22,7 +22,8 @@ from gradlint.ops.sampled import or_sampled, said, sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
 from gradlint.region import Region
 from gradlint.tails import bounded, source_of
-from gradlint.trace.graph import Step, Traced, callable_of, op_name, step
+from gradlint.tangles import Tangles
+from gradlint.trace.graph import Step, Traced, callable_of, op_name, place_of, step
 from gradlint.unknown import Unknown
 
 __all__ = ["propagate"]
@@ -65,9 +66,11 @@ class _Run:
         drawn = {name: p.drawn_with for name, p in self.traced.parameters.items() if p.law.std > 0}
         self.covariances = Covariances(Ledger(self.traced.graph, drawn, self.values, self.grads, self.grids))
         self.unknown = Unknown(self.traced)
+        self.tangles = Tangles(self.traced.graph)
 
     def forward(self) -> None:
-        self.cones, self.norms = find_cones(self.traced.graph), find_norms(self.traced.graph)
+        self.norms = find_norms(self.traced.graph)
+        self.cones = {n: cone for n, cone in find_cones(self.traced.graph).items() if n not in self.tangles.members}
         self.covariances.ledger.found(self.cones, self.norms)
         for node in self.traced.graph.nodes:
             if node.op != "output":
@@ -95,7 +98,7 @@ class _Run:
         try:
             return by(node, value)
         except Exception as error:  # noqa: BLE001  (as in _apply)
-            self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: terms taken as independent ({said(error)})")
+            self.notes.append(f"{place_of(node)}: {op_name(node)}: terms taken as independent ({said(error)})")
             return value
 
     def _pinned(self, node: fx.Node, value: Any) -> Any:
@@ -146,14 +149,16 @@ class _Run:
         if node in self.cones and self.values[self.cones[node].root] is not None:
             return self._cone_value(node)
         self.cones.pop(node, None)
+        if node in self.tangles.members:
+            self.how[node.name] = "sampled"
+            return self.tangles.enter(node, self.values)
         return self._call(node, facts)
 
-    def _norm_value(self, node: fx.Node, norm: Norm) -> Moments:
+    def _norm_value(self, node: fx.Node, norm: Norm) -> Any:
         x: Moments = replace(self.values[norm.root])
         flow = norm.flow(Call(step(node).shape), x)
         self.flows[node] = (flow, {x: norm.root})
-        out: Moments = flow.out
-        return out
+        return flow.out
 
     def _cone_value(self, node: fx.Node) -> Any:
         cone = self.cones[node]
@@ -165,8 +170,9 @@ class _Run:
             return self.grids[cone.root].moments(node)
         del self.cones[node]
         inputs: Inputs = {}
-        self.flows[node] = (self._region(node, inside, inputs, "a function of what its moments do not tell"), inputs)
-        return self.flows[node][0].out
+        flow = self._region(node, inside, inputs, "its moments tell too little")
+        self.flows[node] = (flow, inputs)
+        return flow.out
 
     def _call(self, node: fx.Node, facts: Step) -> Any:
         args, kwargs, inputs = arguments(node, self.values)
@@ -197,7 +203,7 @@ class _Run:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001  (a formula that breaks must not hide the rest; it is reported)
                 reason = f"formula failed ({said(error)})"
-                self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: {reason}")
+                self.notes.append(f"{place_of(node)}: {op_name(node)}: {reason}")
             else:
                 if node.op == "call_module":
                     return flow
@@ -228,15 +234,12 @@ class _Run:
 
     def _sampled_back(self, node: fx.Node, reason: str) -> None:
         self.how[node.name] = "sampled"
-        self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: formula of its gradient failed ({reason})")
+        self.notes.append(f"{place_of(node)}: {op_name(node)}: formula of its gradient failed ({reason})")
 
     def _target(self, node: fx.Node) -> Any:
         if node.op == "call_module":
             return type(self.traced.model.get_submodule(str(node.target)))
         return node.target
-
-    def _where(self, node: fx.Node, facts: Step) -> str:
-        return str(facts.location) if facts.location else f"{facts.module or 'model'} ({node.name})"
 
     def backward(self) -> None:
         nodes = {n.name: n for n in self.traced.graph.nodes}
@@ -246,20 +249,24 @@ class _Run:
         self.grads[start] = Moments.iid(step(start).shape or ())
         self.covariances.sent(None, 0, start, self.grads[start])
         for node in reversed(list(self.traced.graph.nodes)):
-            g, lost = self.grads.get(node), node.name in self.unknown.nodes
+            external, lost = self.grads.get(node), node.name in self.unknown.nodes
+            g = meet(external, self.tangles.arrived(node))
             if g is not None:
                 g = self.grads[node] = self._corrected(self.covariances.met, node, g)
                 if node.op == "get_attr":
                     self._send_parameter(str(node.target), g)
             if (g is None and not lost) or not step(node).grad or node.op in ("placeholder", "get_attr", "output"):
                 continue
-            if lost or not self._back(node, g):
+            if lost or not self._back(node, g, external):
                 self.unknown.behind(node)
 
-    def _back(self, node: fx.Node, g: Any) -> bool:
-        """Send the gradient of a node on to its inputs; False where the way is unknown."""
+    def _back(self, node: fx.Node, g: Any, external: Any) -> bool:
+        """Send the gradient of a node (``external``: without a tangle's share) to its inputs; False where the way is unknown."""
         try:
-            if node in self.cones and isinstance(self.values[node], Moments):
+            if node in self.tangles.members:
+                sent = self.tangles.back(node, external)
+                self.edges += [Edge(node.name, source.name, arrived, energy(g)) for source, arrived in sent]
+            elif node in self.cones and isinstance(self.values[node], Moments):
                 self._back_cone(node, g)
             elif node in self.flows:
                 self._back_call(node, g)

@@ -46,7 +46,7 @@ from gradlint.moments.products import disjoint, einsum, energy, product, total
 from gradlint.moments.profile import along, behind_sum, carried, conditioned, linear_part, meet, transported
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.selection import Positions, Selection, Window
-from gradlint.moments.tables import MAX_ATOMS, Array, take
+from gradlint.moments.tables import MAX_ATOMS, Array, pair_averages, take
 
 __all__ = [
     "GRID",
@@ -85,6 +85,7 @@ __all__ = [
     "of_joint",
     "of_paired",
     "own",
+    "pair_averages",
     "paired",
     "pairs_of",
     "piece",
