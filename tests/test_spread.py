@@ -12,7 +12,7 @@ from torch import nn
 import gradlint
 from gradlint.trace import parse_input
 
-SEEDS = 120
+SEEDS = 100
 
 
 def stack(width, depth, activation=nn.ReLU, norm=None, gain="relu"):
@@ -78,7 +78,7 @@ def measured(build, text):
         (stack(16, 16), "4,16"),
         (stack(16, 20, nn.Identity, gain="linear"), "1,16"),
         (stack(16, 20, nn.Tanh, gain="tanh"), "8,16"),
-        (stack(64, 50), "4,64"),
+        (stack(48, 30), "4,48"),
         (stack(16, 12, norm=nn.LayerNorm), "4,16"),
         (stack(32, 6, norm=nn.BatchNorm1d), "16,32"),
         (lambda: Residual(16, 12, 0.5), "4,16"),
@@ -161,3 +161,13 @@ def test_a_mean_that_is_the_work_of_rare_draws_is_judged_by_the_median():
     assert "typical draw" in finding.message
     real = measured(build, "1,4")[:, 0]
     assert np.median(real) < -8  # x and g meet in the first weight
+
+
+def test_an_instance_is_one_draw_of_its_factory():
+    build = stack(32, 20)
+    torch.manual_seed(0)
+    drawn, built = (gradlint.analyze(model, ["4,32"]) for model in (build, build()))
+    for name in ("0.weight", "20.weight"):
+        first, second = (found.spreads.parameters[name].spread for found in (drawn, built))
+        assert second.bits == pytest.approx(first.bits, rel=0.1)
+        assert second.typical == pytest.approx(first.typical, abs=0.2)  # 512 draws
