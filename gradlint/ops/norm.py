@@ -57,7 +57,12 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
         both = product(y, g)  # aligned on common atoms, so that the tables below have one shape
         ya, ga = _onto(y, both), _onto(g, both)
         projected = ya.pairs() * _partners(ya.pairs() * ga.pairs(), both, dims) / n
-        table = (_onto(g0, both).pairs() - projected * (c.q / variance)) * inverse
+        own = _onto(g0, both).pairs()
+        outside = [a for d in range(rank) if d not in dims for a in both.atoms(d)]
+        together = np.indices(own.shape)[outside].all(0) if outside else np.ones(own.shape, dtype=bool)
+        # g − y (g·y)/n. Of one normalised group 2 g·y(g·y)/n − (y(g·y)/n)² is one projection; of two groups, what both take away.
+        taken = np.where(together, projected, 2 * own / n - projected)
+        table = (own - taken * (c.q / variance)) * inverse
         floor = 1e-9 * abs(ga.pairs()).max() * inverse
         if table.flat[-1] < floor:  # what is left of exact cancellation is rounding
             table = np.zeros_like(table)

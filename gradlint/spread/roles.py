@@ -43,7 +43,7 @@ _BY_NAME = {
     "div": Role.QUOTIENT,
     **dict.fromkeys(("rnn", "gru", "lstm"), Role.RECURRENT),
 }
-_FIXED = ("constant", "identity")  # values of an instance are one draw: the mean is predicted from their rms alone
+_FIXED = ("constant", "identity")  # given values count as one draw: all that is known of them is their rms
 
 
 @dataclass(frozen=True)
