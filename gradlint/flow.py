@@ -150,7 +150,7 @@ class _Run:
         return self._call(node, facts)
 
     def _norm_value(self, node: fx.Node, norm: Norm) -> Moments:
-        x: Moments = replace(self.values[norm.root])
+        x: Moments = self.values[norm.root].twin()
         flow = norm.flow(Call(step(node).shape), x)
         self.flows[node] = (flow, {x: norm.root})
         out: Moments = flow.out

@@ -316,13 +316,25 @@ _Place = Callable[[Array], Array]
 def _given(x: Moments, y: Moments, out: Moments, combine: np.ufunc) -> tuple[_Place, _Place]:
     """From a function of ``out = x ∘ y`` (on its grid) to its conditional mean given x, and given y."""
     first, second = NODES
-    both = cache(lambda: combine.outer(first.means(x.on_grid()), second.means(y.on_grid())))
+
+    @cache
+    def at() -> tuple[Any, Array]:
+        """Where every ``x ∘ y`` lies between the points of the grid of ``out``: after which point, and how far from it."""
+        grid, values = out.on_grid(), combine.outer(first.means(x.on_grid()), second.means(y.on_grid()))
+        left = np.clip(np.searchsorted(grid, values, side="right") - 1, 0, len(grid) - 2)
+        width = grid[left + 1] - grid[left]
+        beyond = np.divide(values - grid[left], width, out=np.ones_like(width), where=width > 0)
+        return left, np.where(values < grid[0], 0.0, np.minimum(beyond, 1.0))
+
+    def of_both(f: Array) -> Array:
+        left, beyond = at()
+        return np.asarray(f[left] + beyond * np.diff(f)[left])
 
     def given_x(f: Array) -> Array:
-        return np.interp(GRID.z, first.centres, np.interp(both(), out.on_grid(), f) @ second.weights)
+        return np.interp(GRID.z, first.centres, of_both(f) @ second.weights)
 
     def given_y(f: Array) -> Array:
-        return np.interp(GRID.z, second.centres, first.weights @ np.interp(both(), out.on_grid(), f))
+        return np.interp(GRID.z, second.centres, first.weights @ of_both(f))
 
     return given_x, given_y
 

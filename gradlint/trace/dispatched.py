@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatched"]
 
+_UNWRITTEN = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
 _FACTS = frozenset({"is_same_size", "sym_size", "_local_scalar_dense", "_has_compatible_shallow_copy_type"})
 
 
@@ -44,10 +45,13 @@ class Dispatched(DispatchMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         recorder = self._recorder
+        name = operator_name(func)
+        if name in _UNWRITTEN:  # what happened to be in that memory must not become a value of the graph
+            made = func(*args, **kwargs)
+            return recorder.run(made.zero_) if made.layout == torch.strided else made
         if recorder.handling or recorder.busy:
             return func(*args, **kwargs)
         tensors = list(tensors_in((args, kwargs)))
-        name = operator_name(func)
         if name in _FACTS or any(map(is_functorch_wrapped, tensors)) or not any(map(recorder.nodes.live, tensors)):
             if name == "_local_scalar_dense" and any(map(recorder.nodes.live, tensors)):
                 recorder.escaped("item")

@@ -89,6 +89,27 @@ def test_defaults_that_a_model_sets_are_restored():
     assert (torch.get_default_dtype(), torch.get_default_device().type) == (torch.float32, "cpu")
 
 
+def test_memory_that_was_never_written_is_zero_in_the_graph(replay):
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.inner(x)
+            out = y.new_empty(3, 2, 8)
+            out[0, :, :4] = y
+            out[1, :, 4:].copy_(y)
+            return out + torch.empty(8) + torch.empty_like(out)
+
+    poison = [torch.full((n,), float("nan")) for n in (48, 8, 48, 48)]
+    del poison  # the allocator hands the same memory out again
+    traced = trace(Joined, (torch.ones(2, 4),))
+    constants = [step(node).value for node in traced.graph.nodes if node.op == "get_attr" and step(node).value is not None]
+    assert all(bool((value == 0).all()) for value in constants)
+    assert replay(traced, [torch.ones(2, 4)]).isfinite().all()
+
+
 def test_tied_weights_are_one_node_with_both_names():
     class Tied(nn.Module):
         def __init__(self):
