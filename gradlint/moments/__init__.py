@@ -46,7 +46,6 @@ from gradlint.moments.gram import (
     correlation,
     diagonal,
     exchangeable,
-    given_mean,
     levels,
     retuned,
     spread,
@@ -57,7 +56,7 @@ from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple,
 from gradlint.moments.products import disjoint, einsum, energy, product, total
 from gradlint.moments.profile import along, behind_product, behind_sum, carried, linear_part, meet, transported
 from gradlint.moments.quadrature import GRID
-from gradlint.moments.selection import Positions, Selection, Window
+from gradlint.moments.selection import MAX_MOVED, Positions, Selection, Window
 from gradlint.moments.structure import divided, exact, informed, scales, tied
 from gradlint.moments.tables import MAX_ATOMS, Array, take
 
@@ -66,6 +65,7 @@ __all__ = [
     "GRID",
     "MAX_ATOMS",
     "MAX_GRAM",
+    "MAX_MOVED",
     "MAX_PARTS",
     "Array",
     "Grams",
@@ -98,7 +98,6 @@ __all__ = [
     "exchangeable",
     "fitted",
     "from_pairs",
-    "given_mean",
     "informed",
     "join",
     "joint",

@@ -119,9 +119,12 @@ def _structured(
         return None
     plain = {x: replace(x, grams=EMPTY, parts=None) for x in (q, k, v)}
     given = _attend(plain[q], plain[k], plain[v], scale, alive, bias, p, width)
-    rows = Rows.under(mask, given.scores.variance, given.scores.between, p)
     of_q, of_k, of_v = (moments_along(x, axis) for x in (q, k, v))
-    out = exact(given.flow.out, axis, rows.outputs(of_v) + given.scores.aligned * np.eye(shape[0]))
+    between: Array | float = given.scores.between
+    if bias is None and q.q > 0:  # the scores of two rows have in common what the queries have
+        between = of_q * (given.scores.variance * shape[0] / float(np.trace(of_q)))
+    rows = Rows.under(mask, given.scores.variance, between, p)
+    out = exact(given.flow.out, axis, rows.outputs(of_v, of_k) + given.scores.aligned * np.eye(shape[0]))
 
     def back(g: Moments) -> dict[Moments, Moments]:
         grads = dict(given.flow.back(replace(g.whole(axis), grams=EMPTY, parts=None)))
@@ -129,7 +132,7 @@ def _structured(
         flat_g, flat_q, flat_k, flat_v = (exchangeable(m) for m in (of_g, of_q, of_k, of_v))
         grads[q] = _times(grads.pop(plain[q]), axis, rows.queries(of_g, of_v, of_k), rows.queries(flat_g, flat_v, flat_k))
         grads[k] = _times(grads.pop(plain[k]), axis, rows.keys(of_g, of_q, of_v), rows.keys(flat_g, flat_q, flat_v))
-        grads[v] = exact(grads.pop(plain[v]), axis, rows.values(of_g))
+        grads[v] = exact(grads.pop(plain[v]), axis, rows.values(of_g, of_k))
         return grads
 
     return Flow(out, back), given.weights

@@ -3,25 +3,24 @@
 With the mean weights P (rows that sum to one) and the matrices of moments of the values (V), keys (K), queries (Q) and of the
 output's gradient (G), all features alike, and ``ṽ_ij = v_j − Σ_j' P_ij' v_j'``:
 
-    out_ii'  = Σ_jj' P_ij P_i'j' V_jj'
-    dv_jj'   = Σ_ii' P_ij P_i'j' G_ii'
+    out_ii'  = Σ_jj' P_ij P_i'j' V_jj' (1 + D_ii' K̃_jj')
+    dv_jj'   = Σ_ii' P_ij P_i'j' G_ii' (1 + D_ii' K̃_jj')
     dq_ii'   ∝ G_ii' Σ_jj' P_ij P_i'j' Ṽ_jj' K_jj'
     dk_jj'   ∝ Σ_ii' G_ii' Q_ii' P_ij P_i'j' Ṽ_jj'
 
 Keys and values are linear in the same positions, so where these have little of their own Ṽ and K are low-rank alike and the
-query's gradient is large by n over that rank. About its mean a row of weights varies by its scores: what these fluctuations add
-sees no structure. They are counted by the row's participation, as exchangeable positions have it.
+query's gradient is large by n over that rank. About its mean a row of weights varies by its scores, and these by the keys: D is
+such that exchangeable keys give the row its participation. What they add to the gradients of queries and keys sees no structure.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from gradlint.moments import Array, given_mean
+from gradlint.moments import Array
 from gradlint.ops.partition import participation
 
 __all__ = ["Rows"]
@@ -35,18 +34,18 @@ class Rows:
         mean: P, shape (rows, keys).
         ipr: ``E Σ_j p_ij²``.
         power: over that of equal weights, ``E Σ_j p_ij² (1 − …)²``: the energy that softmax lets back (``w`` of its simulation).
-        between: covariance of the scores of two rows of one head.
+        between: covariance of the scores of two rows of one head; shape (rows, rows) or a number.
         kept: mean square of dropout's factor.
     """
 
     mean: Array
     ipr: Array
     power: Array
-    between: float
+    between: Array | float
     kept: float
 
     @classmethod
-    def under(cls, mask: npt.NDArray[np.bool_], variance: float, between: float, dropout: float) -> Rows:
+    def under(cls, mask: npt.NDArray[np.bool_], variance: float, between: Array | float, dropout: float) -> Rows:
         """Even mean weights over what a mask (rows, keys) leaves, scores of the given variance."""
         live = mask.astype(np.float64)
         counts = np.maximum(live.sum(1), 1)
@@ -71,26 +70,34 @@ class Rows:
         """Of the energy that a row lets back, what belongs to its mean weights."""
         return np.asarray(np.minimum(self._steady / (self._counts * self.ipr), 1.0))
 
-    def outputs(self, v: Array) -> Array:
-        """Moments of two rows' outputs."""
+    def _drift(self, k: Array) -> Array:
+        """What the weights of two rows vary together, ``E[δp_ij δp_i'j'] = D_ii' P_ij P_i'j' K̃_jj'``: as their scores do."""
         uneven = self.ipr * self._counts
-        beside = np.minimum(math.exp(min(self.between, 50.0)), np.minimum.outer(uneven, uneven))
-        np.fill_diagonal(beside, uneven * self.kept)
-        return given_mean(self.mean, v, np.minimum(self.mean @ self.mean.T * beside, self.kept))
+        together = np.minimum(np.exp(np.minimum(self.between, 50.0)), np.minimum.outer(uneven, uneven))
+        together = np.broadcast_to(together, (len(uneven), len(uneven))).copy()
+        np.fill_diagonal(together, uneven)
+        own = np.sqrt(self._spread(k))
+        scale = np.outer(own, own)
+        return np.asarray(np.divide(together - 1, scale, out=np.zeros_like(scale), where=scale > 0))
 
-    def values(self, g: Array) -> Array:
+    @property
+    def _dropped(self) -> Array:
+        """What dropout adds to the mean square of every weight, shape (rows, keys)."""
+        return np.asarray(self.mean**2 * ((self.kept - 1) * self.ipr * self._counts)[:, None])
+
+    def outputs(self, v: Array, k: Array) -> Array:
+        """Moments of two rows' outputs."""
+        alone = self.mean @ v @ self.mean.T + self._drift(k) * self._both(v, k)
+        return np.asarray(alone + np.diag(self._dropped @ np.diagonal(v)))
+
+    def values(self, g: Array, k: Array) -> Array:
         """Moments of two values' gradients."""
-        p, own = self.mean, np.diagonal(g)
-        alone = p.T * (own * self._steady) @ p
-        np.fill_diagonal(alone, (p.T**2) @ (own * self.ipr * self._counts * self.kept))
-        return np.asarray(p.T @ (g - np.diag(own)) @ p + alone)
+        alone = self.mean.T @ g @ self.mean + self._centred(g * self._drift(k), k)
+        return np.asarray(alone + np.diag(self._dropped.T @ np.diagonal(g)))
 
     def queries(self, g: Array, v: Array, k: Array) -> Array:
         """Moments of two queries' gradients, over width and scale²."""
-        p = self.mean
-        pv, pk = p @ v, p @ k
-        crossed = (pv * pk) @ p.T
-        both = p @ (v * k) @ p.T - crossed - crossed.T + (pv @ p.T) * (pk @ p.T)
+        both = self._both(v, k)
         noise = self._spread(v) * self._spread(k) / np.maximum(self._counts - 1, 1e-9)
         own = self.power * (self._share * np.diagonal(both) + (1 - self._share) * noise)
         both = both * np.outer(self._steady, self._steady)
@@ -106,6 +113,13 @@ class Rows:
         even = np.maximum(1 - 1 / self._counts, 1e-12)
         loose = own * self.power * (1 - self._share) * self._spread(v) / even
         return self._centred(coherent, v) + self._centred(np.diag(loose), np.eye(len(v)))
+
+    def _both(self, v: Array, k: Array) -> Array:
+        """``Σ_jj' P_ij P_i'j' Ṽ_jj' K_jj'``."""
+        p = self.mean
+        pv, pk = p @ v, p @ k
+        crossed = (pv * pk) @ p.T
+        return np.asarray(p @ (v * k) @ p.T - crossed - crossed.T + (pv @ p.T) * (pk @ p.T))
 
     def _spread(self, m: Array) -> Array:
         """Mean square about a row's own average."""
