@@ -60,7 +60,8 @@ class Moments(Law):
         value = None if self.value is None else self.value.reshape(shape)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).reshape(shape)
         grams = {a: s for a, s in enumerate(marks) if s is not None}
-        out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law, grams=grams)
+        rows = self.rows if tuple(shape[-2:]) == self.shape[-2:] else None
+        out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law, grams=grams, rows=rows)
         return _moved(out, self, lambda g: g.reshape(shape)).capped()
 
     def _parts_in(self, shape: Sequence[int]) -> Parts | None:

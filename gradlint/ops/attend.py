@@ -30,9 +30,8 @@ from gradlint.moments import (
 from gradlint.ops.apart import MAX_PAIRED, Shared
 from gradlint.ops.primitives import Tape, contract, multiply, plus, reindex
 from gradlint.ops.registry import Flow
-from gradlint.ops.rows import Rows
 from gradlint.ops.sight import Scores, averages
-from gradlint.ops.softmax import softmax_flow
+from gradlint.ops.softmax import rows_under, softmax_flow
 
 __all__ = ["attend"]
 
@@ -123,16 +122,17 @@ def _structured(
     between: Array | float = given.scores.between
     if bias is None and q.q > 0:  # the scores of two rows have in common what the queries have
         between = of_q * (given.scores.variance * shape[0] / float(np.trace(of_q)))
-    rows = Rows.under(mask, given.scores.variance, between, p)
-    out = exact(given.flow.out, axis, rows.outputs(of_v, of_k) + given.scores.aligned * np.eye(shape[0]))
+    rows = rows_under(mask, given.scores.variance, between, of_k, p)
+    out = exact(given.flow.out, axis, rows.outputs(of_v) + given.scores.aligned * np.eye(shape[0]))
 
     def back(g: Moments) -> dict[Moments, Moments]:
         grads = dict(given.flow.back(replace(g.whole(axis), grams=EMPTY, parts=None)))
         of_g = moments_along(g.whole(axis), axis)
         flat_g, flat_q, flat_k, flat_v = (exchangeable(m) for m in (of_g, of_q, of_k, of_v))
-        grads[q] = _times(grads.pop(plain[q]), axis, rows.queries(of_g, of_v, of_k), rows.queries(flat_g, flat_v, flat_k))
+        flat = replace(rows, of_keys=flat_k)
+        grads[q] = _times(grads.pop(plain[q]), axis, rows.queries(of_g, of_v), flat.queries(flat_g, flat_v))
         grads[k] = _times(grads.pop(plain[k]), axis, rows.keys(of_g, of_q, of_v), rows.keys(flat_g, flat_q, flat_v))
-        grads[v] = exact(grads.pop(plain[v]), axis, rows.values(of_g, of_k))
+        grads[v] = exact(grads.pop(plain[v]), axis, rows.values(of_g))
         return grads
 
     return Flow(out, back), given.weights

@@ -13,19 +13,22 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import MAX_GRAM, Array, Moments, from_pairs, product, standardised, take
+from gradlint.moments import MAX_GRAM, Array, Moments, Rows, from_pairs, moments_along, product, standardised, take
 from gradlint.moments.array import align
 from gradlint.ops.apart import Plan, unreduced
 from gradlint.ops.partition import log_partition, participation
 from gradlint.ops.registry import Call, Flow, transfer
 
-__all__ = ["log_softmax", "softmax_flow", "within"]
+__all__ = ["log_softmax", "rows_under", "softmax_flow", "within"]
+
+Mask = npt.NDArray[np.bool_]
 
 
-def _rows_of(alive: np.ndarray[Any, np.dtype[np.bool_]] | None, length: int) -> tuple[dict[int, float], float]:
+def _rows_of(alive: Mask | None, length: int) -> tuple[dict[int, float], float]:
     """Share of rows by their number of live entries, and the mean overlap ``Σ_j 1/(n_i n_i')`` of two rows."""
     if alive is None:
         return {length: 1.0}, 1 / length
@@ -43,7 +46,7 @@ def _rows_of(alive: np.ndarray[Any, np.dtype[np.bool_]] | None, length: int) -> 
     return {int(s): float(c) / n for s, c in zip(sizes, numbers, strict=True)}, overlap
 
 
-def _weights_of(alive: np.ndarray[Any, np.dtype[np.bool_]] | None, length: int) -> Array:
+def _weights_of(alive: Mask | None, length: int) -> Array:
     """The mean weights of the rows, shape (rows, length): even over what each row sees."""
     if alive is None:
         return np.full((1, length), 1 / length)
@@ -124,6 +127,38 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
     return Flow(out.permute(inverse), back)
 
 
+def rows_under(mask: Mask, variance: float, between: Array | float, keys: Array, dropout: float = 0.0) -> Rows:
+    """Weights that are even on average over what a mask (rows, keys) leaves, for scores of the given variance.
+
+    Args:
+        between: covariance of the scores of two rows.
+        keys: moments of every two keys.
+        dropout: probability that a weight is dropped.
+    """
+    live = mask.astype(np.float64)
+    counts = np.maximum(live.sum(1), 1)
+    ipr, energy = participation(counts, variance)
+    even = (1 - 1 / counts) / counts
+    power = np.divide(energy, even, out=np.ones_like(energy), where=even > 0)
+    return Rows(live / counts[:, None], ipr, power, between, keys).dropped(dropout)
+
+
+def _rows_apart(x: Moments) -> Rows | None:
+    """The rows of weights where all samples see the same of a mask, or the scores have a structure; None elsewhere."""
+    if len(x.dims) < 2 or any(len(dim) != 1 for dim in x.dims[-2:]) or max(x.shape[-2:]) > MAX_GRAM:
+        return None
+    mask = np.ones(x.shape[-2:], dtype=bool)
+    if x.alive is not None:
+        masks = np.broadcast_to(x.alive, x.shape).reshape(-1, *x.shape[-2:])
+        mask = masks[0]
+        if (masks != mask).any():
+            return None
+    elif not any(x.atoms(d).start in x.grams for d in (-2, -1)):
+        return None
+    between = x.shared([-2]) - x.shared([-1, -2])
+    return rows_under(mask, within(x, -1), max(between, 0.0), moments_along(x, len(x.dims) - 1))
+
+
 def _by_row(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Moments) -> Plan | None:
     """Rows whose scores no mask tells apart."""
     return None if x.alive is not None else unreduced(call, args, {"dim": -1, **kwargs}, x)
@@ -132,7 +167,10 @@ def _by_row(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], x: Momen
 @transfer(F.softmax, torch.softmax, "softmax", torch.special.softmax, apart=_by_row)
 def softmax(_: Call, input: Moments, dim: int | None = None, *_rest: Any, **_kw: Any) -> Flow:
     """Softmax over one axis."""
-    return softmax_flow(input, -1 if dim is None else dim)
+    dim = (-1 if dim is None else dim) % len(input.dims)
+    flow = softmax_flow(input, dim)
+    rows = _rows_apart(input) if dim == len(input.dims) - 1 else None
+    return flow if rows is None else Flow(replace(flow.out, rows=rows), flow.back)
 
 
 def within(x: Moments, dim: int) -> float:

@@ -15,13 +15,11 @@ such that exchangeable keys give the row its participation. What they add to the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from gradlint.moments import Array
-from gradlint.ops.partition import participation
+from gradlint.moments.tables import Array
 
 __all__ = ["Rows"]
 
@@ -35,6 +33,7 @@ class Rows:
         ipr: ``E Σ_j p_ij²``.
         power: over that of equal weights, ``E Σ_j p_ij² (1 − …)²``: the energy that softmax lets back (``w`` of its simulation).
         between: covariance of the scores of two rows of one head; shape (rows, rows) or a number.
+        of_keys: moments of every two keys; only those of the gradients need their scale.
         kept: mean square of dropout's factor.
     """
 
@@ -42,17 +41,12 @@ class Rows:
     ipr: Array
     power: Array
     between: Array | float
-    kept: float
+    of_keys: Array
+    kept: float = 1.0
 
-    @classmethod
-    def under(cls, mask: npt.NDArray[np.bool_], variance: float, between: Array | float, dropout: float) -> Rows:
-        """Even mean weights over what a mask (rows, keys) leaves, scores of the given variance."""
-        live = mask.astype(np.float64)
-        counts = np.maximum(live.sum(1), 1)
-        ipr, energy = participation(counts, variance)
-        even = (1 - 1 / counts) / counts
-        power = np.divide(energy, even, out=np.ones_like(energy), where=even > 0)
-        return cls(live / counts[:, None], ipr, power, between, 1 / (1 - dropout) if dropout < 1 else 0.0)
+    def dropped(self, p: float) -> Rows:
+        """Behind a dropout of weights."""
+        return replace(self, kept=self.kept / (1 - p) if p < 1 else 0.0)
 
     @property
     def _counts(self) -> Array:
@@ -70,13 +64,13 @@ class Rows:
         """Of the energy that a row lets back, what belongs to its mean weights."""
         return np.asarray(np.minimum(self._steady / (self._counts * self.ipr), 1.0))
 
-    def _drift(self, k: Array) -> Array:
+    def _drift(self) -> Array:
         """What the weights of two rows vary together, ``E[δp_ij δp_i'j'] = D_ii' P_ij P_i'j' K̃_jj'``: as their scores do."""
         uneven = self.ipr * self._counts
         together = np.minimum(np.exp(np.minimum(self.between, 50.0)), np.minimum.outer(uneven, uneven))
         together = np.broadcast_to(together, (len(uneven), len(uneven))).copy()
         np.fill_diagonal(together, uneven)
-        own = np.sqrt(self._spread(k))
+        own = np.sqrt(self._spread(self.of_keys))
         scale = np.outer(own, own)
         return np.asarray(np.divide(together - 1, scale, out=np.zeros_like(scale), where=scale > 0))
 
@@ -85,20 +79,20 @@ class Rows:
         """What dropout adds to the mean square of every weight, shape (rows, keys)."""
         return np.asarray(self.mean**2 * ((self.kept - 1) * self.ipr * self._counts)[:, None])
 
-    def outputs(self, v: Array, k: Array) -> Array:
+    def outputs(self, v: Array) -> Array:
         """Moments of two rows' outputs."""
-        alone = self.mean @ v @ self.mean.T + self._drift(k) * self._both(v, k)
+        alone = self.mean @ v @ self.mean.T + self._drift() * self._both(v, self.of_keys)
         return np.asarray(alone + np.diag(self._dropped @ np.diagonal(v)))
 
-    def values(self, g: Array, k: Array) -> Array:
+    def values(self, g: Array) -> Array:
         """Moments of two values' gradients."""
-        alone = self.mean.T @ g @ self.mean + self._centred(g * self._drift(k), k)
+        alone = self.mean.T @ g @ self.mean + self._centred(g * self._drift(), self.of_keys)
         return np.asarray(alone + np.diag(self._dropped.T @ np.diagonal(g)))
 
-    def queries(self, g: Array, v: Array, k: Array) -> Array:
+    def queries(self, g: Array, v: Array) -> Array:
         """Moments of two queries' gradients, over width and scale²."""
-        both = self._both(v, k)
-        noise = self._spread(v) * self._spread(k) / np.maximum(self._counts - 1, 1e-9)
+        both = self._both(v, self.of_keys)
+        noise = self._spread(v) * self._spread(self.of_keys) / np.maximum(self._counts - 1, 1e-9)
         own = self.power * (self._share * np.diagonal(both) + (1 - self._share) * noise)
         both = both * np.outer(self._steady, self._steady)
         np.fill_diagonal(both, np.where(self._counts > 1 + 1e-9, own, 0.0))
