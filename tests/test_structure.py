@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,8 @@ def masks() -> dict[str, npt.NDArray[np.bool_]]:
 
 
 def rows_of(kind: str, variance: float, keys: Array, between: Array | float = 0.3) -> Rows:
-    return rows_under(masks()[kind], variance, between, keys)
+    scores = replace(Moments.iid((POSITIONS, POSITIONS)), alive=masks()[kind])
+    return rows_under(scores, variance, between, keys)
 
 
 @pytest.mark.parametrize("kind", masks())
@@ -164,6 +166,30 @@ def equation(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return torch.einsum("bqk,bkd->bqd", scores.softmax(-1), v)
 
 
+DISTANCE = (torch.arange(POSITIONS)[:, None] - torch.arange(POSITIONS)).abs()
+
+
+def alibi(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Two heads with a bias by distance of their own (Press et al. 2022), by hand."""
+    q, k, v = (x.unflatten(-1, (2, -1)).transpose(1, 2) for x in (q, k, v))
+    bias = -torch.tensor([0.05, 1.0])[:, None, None] * DISTANCE
+    later = torch.ones(POSITIONS, POSITIONS, dtype=torch.bool).triu(1)
+    scores = (q @ k.transpose(-2, -1) / math.sqrt(WIDTH / 2) + bias).masked_fill(later, -math.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def windows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Samples of two kinds, one of which sees only near positions, as Swin's shifted windows."""
+    bias = torch.stack([torch.zeros(POSITIONS, POSITIONS), torch.where(DISTANCE > 2, -100.0, 0.0)])
+    scores = (q @ k.transpose(-2, -1) / math.sqrt(WIDTH)).view(-1, 2, POSITIONS, POSITIONS) + bias
+    return scores.view(-1, POSITIONS, POSITIONS).softmax(-1) @ v
+
+
+def padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    kept = torch.arange(POSITIONS) < torch.tensor([24, 20, 12, 7])[:, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=kept[:, None, :])
+
+
 def errors(build: Callable[[], nn.Module]) -> tuple[float, float]:
     """Largest error of a gradient and of an output, in bits."""
     measured = measure(build, [parse_input(f"4,{POSITIONS},{WIDTH}")], 24)
@@ -172,21 +198,26 @@ def errors(build: Callable[[], nn.Module]) -> tuple[float, float]:
     return max(abs(e.bits) for e in found.gradient.entries), max(abs(e.bits) for e in found.forward.entries)
 
 
-@pytest.mark.parametrize(
-    "attend", [fused(), fused(is_causal=True), by_hand, equation], ids=["all", "causal", "by hand", "equation"]
-)
+KINDS = {
+    "all": fused(),
+    "causal": fused(is_causal=True),
+    "by hand": by_hand,
+    "equation": equation,
+    "alibi": alibi,
+    "windows": windows,
+    "padding": padded,
+}
+kinds = pytest.mark.parametrize("attend", KINDS.values(), ids=KINDS)
+
+
+@kinds
 def test_attention_over_structured_positions(attend: Callable[..., torch.Tensor]) -> None:
     gradient, forward = errors(lambda: Attention(attend))
     assert gradient < 0.35
     assert forward < 0.05
 
 
-def padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    kept = torch.arange(POSITIONS) < torch.tensor([24, 20, 12, 7])[:, None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=kept[:, None, :])
-
-
-@pytest.mark.parametrize("attend", [fused(), fused(is_causal=True), padded, by_hand], ids=["all", "causal", "padding", "by hand"])
+@kinds
 def test_a_bias_of_the_keys_is_dead_under_any_mask(attend: Callable[..., torch.Tensor]) -> None:
     analysis = gradlint.analyze(lambda: Attention(attend), (torch.randn(4, POSITIONS, WIDTH),))
     gradients = {name: p.grad_rms for name, p in analysis.parameters.items()}

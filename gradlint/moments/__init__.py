@@ -56,7 +56,7 @@ from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple,
 from gradlint.moments.products import disjoint, einsum, energy, product, total
 from gradlint.moments.profile import along, behind_product, behind_sum, carried, linear_part, meet, transported
 from gradlint.moments.quadrature import GRID
-from gradlint.moments.rows import Rows
+from gradlint.moments.rows import Pattern, Rows
 from gradlint.moments.selection import MAX_MOVED, Positions, Selection, Window
 from gradlint.moments.structure import divided, exact, informed, scales, tied
 from gradlint.moments.tables import MAX_ATOMS, Array, take
@@ -73,6 +73,7 @@ __all__ = [
     "Marginal",
     "Moments",
     "Parts",
+    "Pattern",
     "Positions",
     "Rows",
     "Selection",

@@ -82,6 +82,7 @@ class Law:
             what the scale of the tensor feels; in front of a norm it is next to nothing.
         grams: the structure of atoms whose entries are not exchangeable (``gradlint.moments.gram``).
         rows: of the weights of a softmax over the last axis whose rows (along the last but one) do not all see the same.
+        lean: what of a sum is known, real values that broadcast to the tensor: a bias by the distance of two positions.
     """
 
     dims: tuple[Atoms, ...]
@@ -95,6 +96,7 @@ class Law:
     radial: float | None = None
     grams: gram.Grams = field(default_factory=dict)
     rows: Rows | None = None
+    lean: Array | None = None
 
     @classmethod
     def iid(cls, shape: Sequence[int], mean: float = 0.0, var: float = 1.0) -> Self:

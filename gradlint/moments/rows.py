@@ -15,18 +15,62 @@ such that exchangeable keys give the row its participation. What they add to the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gradlint.moments.tables import Array
 
-__all__ = ["Rows"]
+__all__ = ["Pattern", "Rows"]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The weights of all rows.
+    """The weights of all rows: over the heads, windows or samples that a mask or a known bias tells apart.
+
+    Args:
+        patterns: one for each kind of those.
+        shares: how many there are of each kind; their sum is one.
+    """
+
+    patterns: tuple[Pattern, ...]
+    shares: tuple[float, ...]
+
+    def _each(self, change: Callable[[Pattern], Pattern]) -> Rows:
+        return Rows(tuple(map(change, self.patterns)), self.shares)
+
+    def _mean(self, moments: Callable[[Pattern], Array]) -> Array:
+        return np.asarray(sum(share * moments(x) for x, share in zip(self.patterns, self.shares, strict=True)))
+
+    def dropped(self, p: float) -> Rows:
+        """Behind a dropout of weights."""
+        return self._each(lambda x: replace(x, kept=x.kept / (1 - p) if p < 1 else 0.0))
+
+    def over(self, of_keys: Array) -> Rows:
+        """With other moments of every two keys."""
+        return self._each(lambda x: replace(x, of_keys=of_keys))
+
+    def outputs(self, v: Array) -> Array:
+        """Moments of two rows' outputs."""
+        return self._mean(lambda x: x.outputs(v))
+
+    def values(self, g: Array) -> Array:
+        """Moments of two values' gradients."""
+        return self._mean(lambda x: x.values(g))
+
+    def queries(self, g: Array, v: Array) -> Array:
+        """Moments of two queries' gradients, over width and scale²."""
+        return self._mean(lambda x: x.queries(g, v))
+
+    def keys(self, g: Array, q: Array, v: Array) -> Array:
+        """Moments of two keys' gradients, over width and scale²."""
+        return self._mean(lambda x: x.keys(g, q, v))
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The weights of the rows of one head.
 
     Args:
         mean: P, shape (rows, keys).
@@ -43,10 +87,6 @@ class Rows:
     between: Array | float
     of_keys: Array
     kept: float = 1.0
-
-    def dropped(self, p: float) -> Rows:
-        """Behind a dropout of weights."""
-        return replace(self, kept=self.kept / (1 - p) if p < 1 else 0.0)
 
     @property
     def _counts(self) -> Array:

@@ -108,13 +108,8 @@ def _structured(
     shape = q.shape[axis], k.shape[axis]
     if max(shape) > MAX_GRAM or min(shape) == 1 or any(len(x.dims[axis]) != 1 for x in (q, k, v)):
         return None
-    mask = np.ones(shape, dtype=bool)
-    if alive is not None:
-        masks = np.broadcast_to(alive, (*alive.shape[:-2], *shape)).reshape(-1, *shape)
-        mask = masks[0]
-        if (masks != mask).any():
-            return None
-    elif not any(x.atoms(axis).start in x.grams for x in (q, k, v)):
+    known = alive is not None or (bias is not None and bias.value is not None)
+    if not known and not any(x.atoms(axis).start in x.grams for x in (q, k, v)):
         return None
     plain = {x: replace(x, grams=EMPTY, parts=None) for x in (q, k, v)}
     given = _attend(plain[q], plain[k], plain[v], scale, alive, bias, p, width)
@@ -122,14 +117,14 @@ def _structured(
     between: Array | float = given.scores.between
     if bias is None and q.q > 0:  # the scores of two rows have in common what the queries have
         between = of_q * (given.scores.variance * shape[0] / float(np.trace(of_q)))
-    rows = rows_under(mask, given.scores.variance, between, of_k, p)
+    rows = rows_under(given.logits, given.scores.variance, between, of_k, p)
     out = exact(given.flow.out, axis, rows.outputs(of_v) + given.scores.aligned * np.eye(shape[0]))
 
     def back(g: Moments) -> dict[Moments, Moments]:
         grads = dict(given.flow.back(replace(g.whole(axis), grams=EMPTY, parts=None)))
         of_g = moments_along(g.whole(axis), axis)
         flat_g, flat_q, flat_k, flat_v = (exchangeable(m) for m in (of_g, of_q, of_k, of_v))
-        flat = replace(rows, of_keys=flat_k)
+        flat = rows.over(flat_k)
         grads[q] = _times(grads.pop(plain[q]), axis, rows.queries(of_g, of_v), flat.queries(flat_g, flat_v))
         grads[k] = _times(grads.pop(plain[k]), axis, rows.keys(of_g, of_q, of_v), rows.keys(flat_g, flat_q, flat_v))
         grads[v] = exact(grads.pop(plain[v]), axis, rows.values(of_g))
@@ -180,10 +175,11 @@ def _block(bias: Moments, rows: tuple[int, int], columns: tuple[int, int]) -> Mo
 
 @dataclass(frozen=True)
 class _Attended:
-    """Attention of exchangeable rows: both directions, the weights, and what is known of the scores."""
+    """Attention of exchangeable rows: both directions, the weights, the scores, and what is known of them."""
 
     flow: Flow
     weights: Moments
+    logits: Moments
     scores: Scores
 
 
@@ -210,10 +206,11 @@ def _attend(
     if p > 0:
         weights = tape(multiply(weights, Moments.iid(weights.shape, 1.0, p / (1 - p))))
     out = tape(contract([lead + "xy", lead + "yz"], lead + "xz", weights, v))
-    variance = _spread(scaled, -1)
-    between = max(scaled.shared([-2]) - scaled.shared([-1, -2]), 0.0)
+    drawn = scaled.drawn()
+    variance = _spread(drawn, -1)
+    between = max(drawn.shared([-2]) - drawn.shared([-1, -2]), 0.0)
     if width is None:
-        return _Attended(Flow(out, lambda g: tape.back({out: g})), weights, Scores(variance, between, 0.0))
+        return _Attended(Flow(out, lambda g: tape.back({out: g})), weights, scaled, Scores(variance, between, 0.0))
     aligned = (1 - participation) / width
     extra_variance = variance * aligned * _spread(v, -2)
     result = out + Moments.iid(out.shape, 0.0, extra_variance)
@@ -225,7 +222,7 @@ def _attend(
         grads[q] = grads[q] + Moments.iid(q.shape, 0.0, extra)
         return grads
 
-    return _Attended(Flow(result, back), weights, Scores(variance, between, extra_variance))
+    return _Attended(Flow(result, back), weights, scaled, Scores(variance, between, extra_variance))
 
 
 def _spread(x: Moments, axis: int) -> float:
