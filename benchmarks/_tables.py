@@ -23,7 +23,11 @@ START, END = "<!-- accuracy:start -->", "<!-- accuracy:end -->"
 
 @dataclass(frozen=True)
 class Row:
-    """One model: the numbers of its comparison, or why there are none."""
+    """One model: the numbers of its comparison, or why there are none.
+
+    Args:
+        in_interval: of each parameter, whether the median of its measured gradients lies where 80 % of the draws should.
+    """
 
     model: str
     parameters: int = 0
@@ -32,6 +36,7 @@ class Row:
     coverage: Coverage = field(default_factory=lambda: Coverage(0))
     analysis_s: float = 0.0
     real_s: float = 0.0
+    in_interval: tuple[bool, ...] = ()
     error: str = ""
 
 
@@ -102,6 +107,10 @@ def summary(done: Sequence[Row]) -> list[str]:
         zeros = sum(len(c.zeros) for _, c in good)
         missing = sum(len(c.missing) for _, c in good)
         lines.append(f"zero by symmetry but not predicted so: {zeros}; measured but not predicted: {missing}")
+        inside = [within for row, _ in good for within in row.in_interval]
+        if inside:
+            text = "median draw of a parameter's gradient within the predicted 80 % interval"
+            lines.append(f"{text}: {sum(inside)} of {len(inside)}, {share(sum(inside), len(inside))}")
         lines += ops([row.coverage for row, _ in good])
         ratios = [row.analysis_s / row.real_s for row, _ in good]
         fast = sum(ratio <= 0.5 for ratio in ratios)

@@ -151,8 +151,17 @@ def run(target: str, inputs: Sequence[str], options: Options) -> tuple[Row, Meas
         coverage=analysis.coverage,
         analysis_s=analysis_s,
         real_s=real_s,
+        in_interval=tuple(in_interval(analysis, real)),
     )
     return row, real, analysis
+
+
+def in_interval(analysis: Analysis, real: Measured) -> Iterator[bool]:
+    """Of each parameter with a gradient: does its median over seeds lie where 80 % of the draws should?"""
+    for name, median in real.medians.items():
+        typical = analysis.grad_typical(name) if name in analysis.parameters else None
+        if typical is not None and median > 0.0:
+            yield typical[1][0] <= median <= typical[1][1]
 
 
 def row_of(job: tuple[str, Sequence[str], Options]) -> Row:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradlint.handwritten import Norm
 from gradlint.moments import Moments
+from gradlint.recognise import Grid
 from gradlint.trace.graph import Traced
 from gradlint.unknown import Unknown
 
@@ -42,6 +44,8 @@ class Flowed:
         how: node name to ``known``, ``sampled`` or ``opaque``.
         notes: assumptions made on the way.
         unknown: nodes and parameters whose gradient is unknown; they are in neither ``backward`` nor ``parameters``.
+        grids: name of every member of an elementwise cone to the cone's values on the grid of its root.
+        norms: name of every node that ends a norm written by hand to that norm.
     """
 
     traced: Traced
@@ -52,3 +56,5 @@ class Flowed:
     how: Mapping[str, str]
     notes: tuple[str, ...]
     unknown: Unknown
+    grids: Mapping[str, Grid]
+    norms: Mapping[str, Norm]

@@ -87,6 +87,12 @@ class Paths:
     loops: tuple[Loop, ...]
     entries: tuple[str, ...] = ()
 
+    @property
+    def entry(self) -> str | None:
+        """The node where the spine ends; the largest entry where it ends at several."""
+        end = self.segments[-1].end if self.segments else None
+        return self.entries[0] if end == _ENTRY and self.entries else end
+
 
 def find_paths(analysis: Analysis) -> Paths:
     """Gains, spine and loops of an analysed model."""

@@ -54,7 +54,7 @@ from gradlint.moments.gram import (
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, moments_along, pairs_of, piece
 from gradlint.moments.products import disjoint, einsum, energy, product, total
-from gradlint.moments.profile import along, behind_product, behind_sum, carried, linear_part, meet, transported
+from gradlint.moments.profile import along, behind_product, behind_sum, carried, conditioned, linear_part, meet, transported
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.rows import Pattern, Rows
 from gradlint.moments.selection import MAX_MOVED, Positions, Selection, Window
@@ -88,6 +88,7 @@ __all__ = [
     "boundaries",
     "carried",
     "concat",
+    "conditioned",
     "correlation",
     "couple",
     "cut",

@@ -160,7 +160,7 @@ class Law:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """The tensor's shape."""
-        return tuple(math.prod(dim) for dim in self.dims)
+        return tuple(map(math.prod, self.dims))
 
     @cached_property
     def var(self) -> float:

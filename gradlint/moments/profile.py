@@ -31,7 +31,18 @@ from gradlint.moments.products import product
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import Array
 
-__all__ = ["Profile", "Term", "along", "behind_product", "behind_sum", "carried", "linear_part", "meet", "transported"]
+__all__ = [
+    "Profile",
+    "Term",
+    "along",
+    "behind_product",
+    "behind_sum",
+    "carried",
+    "conditioned",
+    "linear_part",
+    "meet",
+    "transported",
+]
 
 _TERMS = 3
 """Terms that are kept apart; the two most alike are merged first."""
@@ -246,6 +257,17 @@ def transported(g: Moments, y: Moments, x: Moments, move: Callable[[Moments], Mo
     return replace(out, profile=_later(terms, g.profile))
 
 
+def conditioned(g: Moments, x: Moments, power: Array) -> Moments:
+    """The gradient g with the profile that its mean square given x tells.
+
+    Args:
+        power: ``E[g²|x]`` on the grid of x, on any scale.
+    """
+    if x.var <= 0.0 or float(GRID.weights @ power) <= 0.0:
+        return g
+    return replace(g, profile=Profile(lambda: [_placed(g, x, np.sqrt(power), power)]))
+
+
 def _placed(table: Moments, x: Moments, amplitude: Array, power: Array) -> Term:
     """A term with the given pair moments and weights."""
     if x.var <= 0.0 or float(GRID.weights @ power) <= 0.0:
@@ -294,13 +316,25 @@ _Place = Callable[[Array], Array]
 def _given(x: Moments, y: Moments, out: Moments, combine: np.ufunc) -> tuple[_Place, _Place]:
     """From a function of ``out = x ∘ y`` (on its grid) to its conditional mean given x, and given y."""
     first, second = NODES
-    both = cache(lambda: combine.outer(first.means(x.on_grid()), second.means(y.on_grid())))
+
+    @cache
+    def at() -> tuple[Any, Array]:
+        """Where every ``x ∘ y`` lies between the points of the grid of ``out``: after which point, and how far from it."""
+        grid, values = out.on_grid(), combine.outer(first.means(x.on_grid()), second.means(y.on_grid()))
+        left = np.clip(np.searchsorted(grid, values, side="right") - 1, 0, len(grid) - 2)
+        width = grid[left + 1] - grid[left]
+        beyond = np.divide(values - grid[left], width, out=np.ones_like(width), where=width > 0)
+        return left, np.where(values < grid[0], 0.0, np.minimum(beyond, 1.0))
+
+    def of_both(f: Array) -> Array:
+        left, beyond = at()
+        return np.asarray(f[left] + beyond * np.diff(f)[left])
 
     def given_x(f: Array) -> Array:
-        return np.interp(GRID.z, first.centres, np.interp(both(), out.on_grid(), f) @ second.weights)
+        return np.interp(GRID.z, first.centres, of_both(f) @ second.weights)
 
     def given_y(f: Array) -> Array:
-        return np.interp(GRID.z, second.centres, first.weights @ np.interp(both(), out.on_grid(), f))
+        return np.interp(GRID.z, second.centres, first.weights @ of_both(f))
 
     return given_x, given_y
 
