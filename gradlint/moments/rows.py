@@ -163,6 +163,6 @@ class Pattern:
     def _centred(self, w: Array, m: Array) -> Array:
         """``Σ_ii' W_ii' P_ij P_i'j' M̃_jj'``."""
         p = self.mean
-        pm = p @ m
-        crossed = p.T @ (pm * (w @ p))
-        return np.asarray(m * (p.T @ w @ p) - crossed - crossed.T + p.T @ (w * (pm @ p.T)) @ p)
+        pm, wp = p @ m, w @ p
+        crossed = p.T @ (pm * wp)
+        return np.asarray(m * (p.T @ wp) - crossed - crossed.T + p.T @ ((w * (pm @ p.T)) @ p))

@@ -8,6 +8,7 @@ closed forms fail (``e^v/L`` is wrong by 17 % at v = 1 and by 250 % at v = 3, L 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -45,7 +46,10 @@ def _patterns(x: Moments) -> tuple[Array, Array]:
     lean = np.zeros((1, 1)) if x.lean is None else np.atleast_2d(x.lean)
     known = np.where(_once(alive), _once(lean), -np.inf)
     known = np.broadcast_to(known, (*known.shape[:-1], n)).reshape(-1, known.shape[-2], n)
-    known, numbers = np.unique(known, axis=0, return_counts=True) if len(known) > 1 else (known, np.ones(1))
+    alike = Counter(x.tobytes() for x in known)
+    numbers = np.array([*alike.values()], dtype=np.float64)
+    if len(alike) < len(known):
+        known = np.stack([np.frombuffer(x).reshape(known.shape[1:]) for x in alike])
     if (few := max(min(MAX_PATTERNS, _EFFORT // n**3), 1)) < len(known):
         chosen = np.linspace(0, len(known) - 1, few).astype(int)
         known, numbers = known[chosen], numbers[chosen]
