@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gradlint.verification import Comparison, Measured, Size
 
 README = Path(__file__).resolve().parent / "README.md"
-START, END = "<!-- accuracy:start -->", "<!-- accuracy:end -->"
 
 
 @dataclass(frozen=True)
@@ -142,13 +141,19 @@ def share(part: int, whole: int) -> str:
 
 
 def write(done: Sequence[Row]) -> None:
-    """Put the table between the markers of README.md."""
+    """Put the table into README.md."""
     lines = [f"- {line}" for line in summary(done)] + [""]
     lines += ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in done]
-    before, _, rest = README.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    README.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+    between("accuracy", lines)
+
+
+def between(name: str, lines: Sequence[str]) -> None:
+    """Put lines between the markers ``name`` of README.md."""
+    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    before, _, rest = README.read_text(encoding="utf-8").partition(start)
+    after = rest.partition(end)[2]
+    README.write_text(f"{before}{start}\n" + "\n".join(lines) + f"\n{end}{after}", encoding="utf-8")
 
 
 def detail(row: Row, real: Measured | None, analysis: Analysis | None) -> int:

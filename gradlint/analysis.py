@@ -38,10 +38,10 @@ class Analysis:
     @cached_property
     def parameters(self) -> Mapping[str, ParameterFacts]:
         """Canonical parameter name to its facts; ``grad_rms`` is 0 where no gradient arrives, None where it is unknown."""
-        grads, unknown = self.flowed.parameters, self.flowed.unknown.parameters
+        unknown = self.flowed.unknown.parameters
         facts = {}
         for name, record in self.flowed.traced.parameters.items():
-            grad = None if name in unknown else grads[name].rms if name in grads else 0.0
+            grad = None if name in unknown else self.flowed.rms(name, parameter=True) or 0.0
             facts[name] = ParameterFacts(name, record.shape, str(record.law), record.law.moments.rms, grad)
         return facts
 
@@ -138,12 +138,12 @@ class Analysis:
         return facts if typical is None else replace(facts, grad_typical=typical[0], grad_interval=typical[1])
 
     def _rms(self, node: str) -> tuple[float | None, float | None]:
-        value, grad = self.flowed.forward.get(node), self.flowed.backward.get(node)
+        value, grad = self.flowed.forward.get(node), self.flowed.rms(node)
         rms = _number(value.rms) if isinstance(value, Moments) else None
         unknown = self.flowed.unknown
         if isinstance(value, tuple) or node in unknown.nodes or node in unknown.inner:
             return rms, None
-        return rms, 0.0 if grad is None else _number(grad.rms)
+        return rms, 0.0 if grad is None else _number(grad)
 
 
 def _shifted(log2: float, spread: Spread) -> tuple[float, float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 from torch import fx
 
 from gradlint.flowed import Edge, Flowed
-from gradlint.moments import Array, Moments, energy
+from gradlint.moments import Array, Moments
 from gradlint.ops import lookup
 from gradlint.spread.chance import aligned, by_function, by_weights, crossed, moved, summed
 from gradlint.spread.draws import Draws
@@ -55,19 +55,26 @@ class Backward:
             self.scales[node.name] = summed(self._draws, self._terms.pop(node.name), law)
             call = node.args[0] if node.target is operator.getitem and node.args else None
             if isinstance(call, fx.Node) and isinstance(flowed.forward.get(call.name), tuple):
-                self._terms.setdefault(call.name, []).append((energy(law) if law else 1.0, self.scales[node.name]))
+                weight = flowed.energy(node.name, self._unit(call.users)) if law else 1.0
+                self._terms.setdefault(call.name, []).append((weight, self.scales[node.name]))
                 continue
             for edge in sent.get(node.name, ()):
                 producer = nodes.get(edge.producer)
                 if producer is None or producer.op == "get_attr":
                     name = edge.producer if producer is None else str(producer.target)
-                    by_parameter.setdefault(name, []).append((edge.energy, followed(self._to_parameter, node, producer, name)))
+                    share = flowed.arrived(edge, flowed.units.parameters.get(name, 0))
+                    by_parameter.setdefault(name, []).append((share, followed(self._to_parameter, node, producer, name)))
                 else:
-                    self._terms.setdefault(edge.producer, []).append((edge.energy, followed(self._to_input, node, producer)))
+                    share = flowed.arrived(edge, flowed.units.backward.get(producer.name, edge.unit))
+                    self._terms.setdefault(edge.producer, []).append((share, followed(self._to_input, node, producer)))
         for name, terms in by_parameter.items():
             found = flowed.parameters.get(name)
             if found is not None and sum(e for e, _ in terms) > 0.0:
                 self.parameters[name] = summed(self._draws, terms, found)
+
+    def _unit(self, nodes: Iterable[fx.Node]) -> int:
+        """The largest unit of their gradients."""
+        return max((self._flowed.units.backward.get(node.name, 0) for node in nodes), default=0)
 
     def _seed(self) -> Scale:
         law, scale = self._flowed.backward.get(self._flowed.traced.output), self._forward.scales[self._flowed.traced.output]
