@@ -13,11 +13,12 @@ from torch import fx
 
 from gradlint.covary import Covariances, Ledger
 from gradlint.errors import AnalysisError
-from gradlint.flowed import Edge, Flowed
+from gradlint.flowed import Edge, Flowed, Units
+from gradlint.gathered import Gathered, in_units
 from gradlint.handles import Inputs, arguments, leaf_call
 from gradlint.handwritten import Norm, find_norms
-from gradlint.moments import Moments, energy, meet, total
-from gradlint.ops import IDENTITY, Call, Flow, by_parts, lookup
+from gradlint.moments import Moments, energy, meet
+from gradlint.ops import IDENTITY, Call, Flow, by_parts, check, lookup
 from gradlint.ops.sampled import or_sampled, said, sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
 from gradlint.region import Region
@@ -51,9 +52,9 @@ class _Run:
     values: dict[fx.Node, Any] = field(default_factory=dict)
     flows: dict[fx.Node, tuple[Flow, Inputs]] = field(default_factory=dict)
     grids: dict[fx.Node, Grid] = field(default_factory=dict)
-    grads: dict[fx.Node, Any] = field(default_factory=dict)
-    inside: dict[fx.Node, list[Moments]] = field(default_factory=dict)
-    parameters: dict[str, Moments] = field(default_factory=dict)
+    gathered: Gathered[fx.Node] = field(default_factory=lambda: Gathered(meet))
+    inside: Gathered[fx.Node] = field(default_factory=lambda: Gathered(operator.add))
+    parameters: Gathered[str] = field(default_factory=lambda: Gathered(operator.add))
     edges: list[Edge] = field(default_factory=list)
     how: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -64,7 +65,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         drawn = {name: p.drawn_with for name, p in self.traced.parameters.items() if p.law.std > 0}
-        self.covariances = Covariances(Ledger(self.traced.graph, drawn, self.values, self.grads, self.grids))
+        self.covariances = Covariances(Ledger(self.traced.graph, drawn, self.values, self.gathered, self.grids))
         self.unknown = Unknown(self.traced)
         self.tangles = Tangles(self.traced.graph)
 
@@ -155,7 +156,7 @@ class _Run:
         return self._call(node, facts)
 
     def _norm_value(self, node: fx.Node, norm: Norm) -> Any:
-        x: Moments = replace(self.values[norm.root])
+        x: Moments = self.values[norm.root].twin()
         flow = norm.flow(Call(step(node).shape), x)
         self.flows[node] = (flow, {x: norm.root})
         return flow.out
@@ -197,7 +198,7 @@ class _Run:
         if op is not None:
             try:
                 flow = op.function(call, *args, **kwargs)
-                _check_shape(flow, call)
+                check(flow, call)
                 flow = by_parts(op.apart, op.function, call, args, kwargs, flow)
             except NotImplementedError as error:
                 reason = str(error)
@@ -246,26 +247,32 @@ class _Run:
         if self.traced.output not in nodes:
             raise AnalysisError(f"the output node {self.traced.output!r} is not in the graph")
         start = nodes[self.traced.output]
-        self.grads[start] = Moments.iid(step(start).shape or ())
-        self.covariances.sent(None, 0, start, self.grads[start])
+        cotangent = Moments.iid(step(start).shape or ())
+        self.gathered.add(start, cotangent, 0)
+        self.covariances.sent(None, 0, start, cotangent)
         for node in reversed(list(self.traced.graph.nodes)):
-            external, lost = self.grads.get(node), node.name in self.unknown.nodes
-            g = meet(external, self.tangles.arrived(node))
+            alone, lost = self._alone(node), node.name in self.unknown.nodes
+            self.gathered.add(node, self.tangles.arrived(node), 0)
+            g = self.gathered.grads.get(node)
             if g is not None:
-                g = self.grads[node] = self._corrected(self.covariances.met, node, g)
+                self.gathered.grads[node] = self._corrected(self.covariances.met, node, g)
+                g = self.gathered.settle(node)
                 if node.op == "get_attr":
-                    self._send_parameter(str(node.target), g)
+                    self.parameters.add(str(node.target), g, self.gathered.units[node])
             if (g is None and not lost) or not step(node).grad or node.op in ("placeholder", "get_attr", "output"):
                 continue
-            if lost or not self._back(node, g, external):
+            if lost or not self._back(node, g, alone):
                 self.unknown.behind(node)
 
-    def _back(self, node: fx.Node, g: Any, external: Any) -> bool:
-        """Send the gradient of a node (``external``: without a tangle's share) to its inputs; False where the way is unknown."""
+    def _alone(self, node: fx.Node) -> Any:
+        """What has arrived at a member of a tangle from outside, as it is."""
+        return in_units(self.gathered.grads.get(node), self.gathered.units.get(node, 0)) if node in self.tangles.members else None
+
+    def _back(self, node: fx.Node, g: Any, alone: Any) -> bool:
+        """Send the gradient of a node (``alone``: without a tangle's share) to its inputs; False where the way is unknown."""
         try:
             if node in self.tangles.members:
-                sent = self.tangles.back(node, external)
-                self.edges += [Edge(node.name, source.name, arrived, energy(g)) for source, arrived in sent]
+                self.edges += [Edge(node.name, source.name, arrived, 0) for source, arrived in self.tangles.back(node, alone)]
             elif node in self.cones and isinstance(self.values[node], Moments):
                 self._back_cone(node, g)
             elif node in self.flows:
@@ -284,9 +291,9 @@ class _Run:
         interior = cone.members[: cone.members.index(node)]
         for member, grad in self.grids[cone.root].gradient(node, g, [cone.root, *interior]).items():
             if member is cone.root:
-                self._send(node, member, grad, g)
+                self._send(node, member, grad)
             else:
-                self.inside.setdefault(member, []).append(grad)
+                self.inside.add(member, grad, self.gathered.units[node])
 
     def _back_call(self, node: fx.Node, g: Any) -> None:
         flow, inputs = self.flows[node]
@@ -294,56 +301,50 @@ class _Run:
         for handle, grad in flow.back(g).items():
             target = inputs.get(handle)
             if target is not None:
-                self._send(node, target, grad, g, slots[handle])
+                self._send(node, target, grad, slots[handle])
 
     def _back_member(self, node: fx.Node, g: Moments) -> None:
         """One member of a tuple: its gradient waits in a tuple at the call."""
         call: Any = node.args[0]
         index: Any = node.args[1]
         width = len(self.values[call])
-        waiting = self.grads.get(call) or (None,) * width
-        members = list(waiting)
-        position = operator.index(index) % width
-        members[position] = meet(members[position], g)
-        self.grads[call] = tuple(members)
+        members: list[Moments | None] = [None] * width
+        members[operator.index(index) % width] = g
+        self.gathered.add(call, tuple(members), self.gathered.units[node])
 
-    def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, g: Any, slot: int = 0) -> None:
-        arrived, source = energy(grad), energy(g)
+    def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, slot: int = 0) -> None:
+        arrived, unit = energy(grad), self.gathered.units[node]
         if isinstance(target, str):
-            self._send_parameter(target, grad)
-            self.edges.append(Edge(node.name, target, arrived, source))
+            self.parameters.add(target, grad, unit)
+            self.edges.append(Edge(node.name, target, arrived, unit))
             return
         facts = step(target)
         if not facts.grad or not facts.floating or (target.op == "get_attr" and facts.value is not None):
             return
-        self.grads[target] = meet(self.grads.get(target), grad)
-        self.edges.append(Edge(node.name, target.name, arrived, source))
+        self.gathered.add(target, grad, unit)
+        self.edges.append(Edge(node.name, target.name, arrived, unit))
         self.covariances.sent(node, slot, target, grad)
 
-    def _send_parameter(self, name: str, grad: Moments) -> None:
-        self.parameters[name] = self.parameters[name] + grad if name in self.parameters else grad
-
     def result(self) -> Flowed:
-        backward = {n.name: g for n, g in self.grads.items() if isinstance(g, Moments)}
-        for node, extra in self.inside.items():
-            known = [backward[node.name]] if node.name in backward else []
-            backward[node.name] = total([*known, *extra])
+        for node in list(self.inside.grads):
+            if isinstance(self.gathered.grads.get(node), Moments):
+                self.inside.add(node, self.gathered.grads[node], self.gathered.units[node])
+        backward = {n: g for n, g in {**self.gathered.grads, **self.inside.grads}.items() if isinstance(g, Moments)}
+        units = {**self.gathered.units, **self.inside.units}
         return Flowed(
             self.traced,
             {n.name: value for n, value in self.values.items()},
-            {name: g for name, g in backward.items() if name not in self.unknown.nodes},
-            {name: g for name, g in self.parameters.items() if name not in self.unknown.parameters},
+            {n.name: g for n, g in backward.items() if n.name not in self.unknown.nodes},
+            {name: g for name, g in self.parameters.grads.items() if name not in self.unknown.parameters},
+            Units({n.name: units[n] for n in backward}, self.parameters.units),
             tuple(self.edges),
             self.how,
             (*dict.fromkeys(self.notes), *self.unknown.notes(), *self.covariances.notes),
             self.unknown,
+            {n.name: self.grids[cone.root] for n, cone in self.cones.items() if cone.root in self.grids},
+            {n.name: norm for n, norm in self.norms.items()},
         )
 
 
 class _Unknown(Exception):  # noqa: N818
     """Neither a formula nor a sample."""
-
-
-def _check_shape(flow: Flow, call: Call) -> None:
-    if isinstance(flow.out, Moments) and call.shape is not None and flow.out.shape != call.shape:
-        raise ValueError(f"shape {flow.out.shape} where torch gives {call.shape}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import fx
@@ -28,7 +27,7 @@ def arguments(node: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[tuple[Any, 
         value = values[x]
         if not isinstance(value, Moments):
             return value
-        handle = replace(value)  # its own identity: the same tensor may be passed twice
+        handle = value.twin()  # its own identity: the same tensor may be passed twice
         inputs[handle] = x
         return handle
 
@@ -46,6 +45,6 @@ def leaf_call(node: fx.Node, traced: Traced, inputs: Inputs) -> Call:
     by_name = {name: record for record in traced.parameters.values() for name in record.names}
     for name, _ in module.named_parameters():
         record = by_name[f"{node.target}.{name}"]
-        local[name] = replace(record.law.moments)
+        local[name] = record.law.moments.twin()
         inputs[local[name]] = record.name
     return Call(None, dict(vars(module)), local)

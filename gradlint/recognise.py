@@ -149,7 +149,8 @@ class Grid:
                 return x
             if x in self._values or (value := step(x).value) is None:
                 return self._values.get(x, x)
-            return value.reshape(-1)[0] if value.dtype == torch.bool else value.reshape(-1)[0].double()
+            number = value.reshape(-1)[0]
+            return number if number.dtype == torch.bool else number.double()
 
         args = fx.node.map_aggregate(node.args, concrete)
         kwargs = fx.node.map_aggregate(node.kwargs, concrete)
@@ -158,6 +159,11 @@ class Grid:
         if step(node).floating and not out.is_floating_point():
             out = out.double()
         return out if step(node).grad else out.detach()
+
+    @property
+    def root(self) -> fx.Node:
+        """The node that all members are functions of."""
+        return self._cone.root
 
     def moments(self, node: fx.Node) -> Moments:
         """Law of a member's value; exact (not through the series) where it is an affine function of the root."""
@@ -182,8 +188,9 @@ class Grid:
             if slope is not None:
                 slopes_at = _finite(slope.numpy())
                 grad, at_root = self._times(arrived, slopes_at), n is self._cone.root
-                radial = self._radial(tail, g, slopes_at) if at_root else None
-                found[n] = replace(grad, profile=grad.profile if at_root else None, radial=radial)
+                if at_root and g.radial is not None and len(g.dims) > 1:
+                    grad = replace(self._confined(grad, tail, g, slopes_at), radial=self._radial(tail, g, slopes_at))
+                found[n] = grad if at_root else replace(grad, profile=None)
         return found
 
     def curve(self, node: fx.Node) -> tuple[Array, Array]:
@@ -194,10 +201,29 @@ class Grid:
         (slope,) = torch.autograd.grad(values.sum(), self._leaf, retain_graph=True)
         return _finite(values.detach().numpy()), _finite(slope.numpy())
 
-    def _radial(self, tail: fx.Node, g: Moments, slope: Array) -> float | None:
+    def _confined(self, grad: Moments, tail: fx.Node, g: Moments, slope: Array) -> Moments:
+        """The gradient at the root where ``Σ g φ`` is known per channel: ``Σ g φ'`` has what φ' owes to φ from there.
+
+        With ``φ' = α + βφ + rest`` a channel's sum contains ``β²(Σ g φ)²`` and not, as for an independent g, ``β² n q_g Var φ``.
+        """
+        phi = _finite(self._values[tail].detach().numpy())
+        n = math.prod(size for d, size in enumerate(g.shape) if d != 1)
+        if n < 2 or phi.shape != GRID.z.shape or g.radial is None:
+            return grad
+        phi = phi - GRID.weights @ phi
+        variance = float(GRID.weights @ phi**2)
+        beta = float(GRID.weights @ (phi * slope)) / variance if variance > 0.0 else 0.0
+        change = beta**2 * (g.radial**2 - n * g.q * variance)
+        now = grad.sum([d for d in range(len(g.dims)) if d != 1]).q
+        v, channel = grad.v.copy(), grad.atoms(1)
+        shared = max(change, -now) / (n * (n - 1))
+        v[tuple(int(a in channel) for a in range(v.ndim))] += shared
+        v[(1,) * v.ndim] -= shared
+        return replace(grad, v=v)
+
+    def _radial(self, tail: fx.Node, g: Moments, slope: Array) -> float:
         """``Σ g φ'(x) x = Σ g φ(x) + Σ g (x φ'(x) − φ(x))`` per channel; the last term is zero for a ReLU."""
-        if g.radial is None or len(g.dims) < 2:
-            return None
+        assert g.radial is not None  # noqa: S101  (asked for only then)
         rest = self._root.map(self._root.on_grid() * slope - _finite(self._values[tail].detach().numpy()))
         others = [d for d in range(len(g.dims)) if d != 1]
         return math.hypot(g.radial, product(replace(g, profile=None, radial=None), rest).sum(others).rms)

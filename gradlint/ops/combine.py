@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlint.moments import Marginal, Moments, behind_sum, disjoint, from_pairs, product
+from gradlint.moments import Marginal, Moments, behind_product, behind_sum, disjoint, from_pairs, product
 from gradlint.ops.apart import broadcast
 from gradlint.ops.primitives import Tape
 from gradlint.ops.registry import Call, Flow, transfer
 
 MASKED = -1e4
 """A score below this takes no part in a softmax: e^-10000 is zero in every format."""
+
+_NOTHING = 40.0
+"""``e^-40`` of a float64's one is below its resolution."""
 
 
 def _number(x: Any) -> Any:
@@ -47,8 +50,8 @@ def add(_: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:
     if _is_number(other):
         return Flow(input.shift(alpha * float(other)), lambda g: {input: g})
     for x, mask in ((input, other), (other, input)):
-        if mask.value is not None and x.value is None and np.any(mask.value <= MASKED):
-            return _masked_add(x, mask)
+        if mask.value is not None and x.value is None and (alive := _taking_part(mask.value)) is not None:
+            return _masked_add(x, mask, alive)
     scaled = other.scale(alpha)
     out = input + scaled
 
@@ -62,11 +65,26 @@ def add(_: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:
     return Flow(out, back)
 
 
-def _masked_add(x: Moments, mask: Moments) -> Flow:
+def _taking_part(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+    """Which entries of a mask leave a score in the softmax of its row; None if it is no mask.
+
+    A mask of moderate numbers ({0, −100} of shifted windows, a linear bias far away) is at most zero, and known by what it does:
+    next to an entry that is :data:`_NOTHING` larger the exponential is lost in every format.
+    """
+    if np.any(values <= MASKED):
+        return np.asarray(values > MASKED)
+    if values.ndim < 2 or values.max() > 0 or values.min() > -_NOTHING:
+        return None
+    alive = values > values.max(-1, keepdims=True) - _NOTHING
+    return None if alive.all() else np.asarray(alive)
+
+
+def _masked_add(x: Moments, mask: Moments, alive: np.ndarray[Any, np.dtype[np.bool_]]) -> Flow:
     values = np.asarray(mask.value, dtype=np.float64)
-    alive = values > MASKED
     finite = np.where(alive, values, 0.0)
     out = x + Moments.of_array(finite) if np.any(finite) else x
+    if out.shape != (shape := np.broadcast_shapes(x.shape, values.shape)):
+        out = out + Moments.zeros(shape)
     return Flow(_with_alive(out, alive), lambda g: {x: g.fold(x.shape)})
 
 
@@ -106,10 +124,15 @@ def mul(_: Call, input: Any, other: Any) -> Flow:
     if out.law is None and input.var > 0 and other.var > 0:
         factors = [(m.law, m.mean, math.sqrt(m.var)) for m in (input, other)]
         out = replace(out, law=Marginal.of_product(factors[0], factors[1]))
-    return Flow(
-        out,
-        lambda g: {input: product(g, other).fold(input.shape), other: product(g, input).fold(other.shape)},
-    )
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        first, second = behind_product(g, input, other, out)
+        return {
+            input: first if input.shape == out.shape else first.fold(input.shape),
+            other: second if other.shape == out.shape else second.fold(other.shape),
+        }
+
+    return Flow(out, back)
 
 
 @transfer(torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide", operator.truediv, apart=broadcast)

@@ -82,7 +82,7 @@ def described(
     drawn: list[bool] = []
     seen: set[int] = set()
     for name, value in named:
-        tensors = list(tensors_in(value))
+        tensors = tensors_in(value)
         for index, tensor in enumerate(tensors):
             spec = next(drawn_from, None)
             if id(tensor) in seen:

@@ -22,28 +22,39 @@ from gradlint.trace.source import transparent, user_line
 from gradlint.trace.state import is_lazy, preserved, seeded
 from gradlint.trace.tree import map_tensors
 
-__all__ = ["resolve"]
+__all__ = ["guessed", "resolve"]
 
 _TRIES = 160
 _SHOWN = 6
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _FEW = 4  # samples per channel that a batch normalisation needs to be more than a sign
 
 
-def resolve(model: nn.Module, inputs: Any) -> Arguments:
+def guessed(inputs: Any) -> bool:
+    """Whether ``inputs`` leave something to be found by trying it."""
+    return inputs is None or (isinstance(inputs, list) and all(isinstance(item, InputSpec | str) for item in inputs))
+
+
+def resolve(model: nn.Module, inputs: Any, *, tried: bool = True) -> Arguments:
     """The arguments to run ``model`` on; see :func:`gradlint.trace.trace` for what ``inputs`` may be.
+
+    Args:
+        tried: forward has accepted them; else they are the likeliest, and what is run on them next is the trial.
 
     Raises:
         InputError: nothing was found that the model accepts, or ``inputs`` is of no such form.
     """
     if inputs is None:
-        return _guess(model, [])
+        return _guess(model, [], tried=tried)
+    if isinstance(inputs, Arguments):
+        return inputs
     if isinstance(inputs, torch.Tensor):
         inputs = (inputs,)
     if isinstance(inputs, Mapping):
         return described(model, (), inputs)
-    if isinstance(inputs, list) and all(isinstance(item, InputSpec | str) for item in inputs):
-        return _guess(model, [parse_input(item) if isinstance(item, str) else item for item in inputs])
+    if guessed(inputs):
+        return _guess(model, [parse_input(item) if isinstance(item, str) else item for item in inputs], tried=tried)
     if isinstance(inputs, Sequence) and not isinstance(inputs, str):
         return described(model, tuple(inputs), {})
     raise InputError(f"inputs must be a tuple, a dict, a tensor or None, not {type(inputs).__name__}")
@@ -57,11 +68,14 @@ def _required(model: nn.Module) -> list[inspect.Parameter]:
     return [p for p in named if p.default is inspect.Parameter.empty] or named[:1]
 
 
-def _guess(model: nn.Module, overrides: list[InputSpec], batch: int = 2) -> Arguments:
+def _guess(model: nn.Module, overrides: list[InputSpec], batch: int = 2, *, tried: bool = True) -> Arguments:
     """The first candidate that the model accepts, run with what ``overrides`` fix."""
+    untried = not tried and (overrides or not any(isinstance(module, _BATCH_NORM) for module in model.modules()))
     failures: list[_Refusal] = []
     for args, kwargs in itertools.islice(_tries(model, overrides, batch), _TRIES):
         given = drawn(model, args, kwargs)
+        if untried:
+            return given
         outcome = _try(model, given)
         if isinstance(outcome, _Refusal):
             failures.append(outcome)
@@ -165,7 +179,7 @@ def _try(model: nn.Module, given: Arguments) -> int | _Refusal:
     with seeded(), preserved(model, parameters=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, _BATCH_NORM):
                 module.register_forward_pre_hook(count)
         args, kwargs = map_tensors((given.args, dict(given.kwargs)), lambda t: t.clone())
         try:

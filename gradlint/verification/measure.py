@@ -55,6 +55,7 @@ class Measured:
         dtype: the precision it ran in.
         entries: the floating-point inputs, by name.
         redrawn: each seed drew the weights anew.
+        medians: of the rms of a parameter's gradient over seeds, by its name.
     """
 
     parameters: Mapping[str, Size]
@@ -64,6 +65,7 @@ class Measured:
     dtype: str
     entries: Mapping[str, Size] = field(default_factory=dict)
     redrawn: bool = True
+    medians: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def floor(self) -> float:
@@ -85,6 +87,7 @@ class Measured:
             dtype=data["dtype"],
             entries={name: Size(**size) for name, size in data.get("entries", {}).items()},
             redrawn=data.get("redrawn", True),
+            medians=data.get("medians", {}),
         )
 
 
@@ -215,6 +218,7 @@ def _average(
         dtype=str(dtype).removeprefix("torch."),
         entries={name: total.size() for name, total in entries.items()},
         redrawn=redrawn,
+        medians={name: math.sqrt(statistics.median(total.grads)) for name, total in parameters.items() if total.grads},
     )
 
 
