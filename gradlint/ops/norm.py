@@ -3,7 +3,9 @@
 With ``C = centre_R(K)`` (RMSNorm: C = K) and ``v = C[same] + eps``: forward ``K' = C/v``; backward, from
 ``g_in = (g − mean_R g − y·mean_R(g·y))/σ̂``,
 
-    K_gin = [centre_R(K_g) − K_y A/n_R] · E[1/v̂],     A = Σ_R K_y K_g over the partners of one entry.
+    K_gin = [K_g0 − 2 (K_g0 ∘ K_y)/n_R + K_y A/n_R] · E[1/v̂],     K_g0 = centre_R(K_g),
+
+(K_g0 ∘ K_y)(i, j) = Σ_k K_g0(i, k) K_y(k, j) over the partners k of one entry, and A = Σ_k K_g0(i, k) K_y(i, k).
 
 What small batches do to BatchNorm gradients is in ``E[1/v̂]`` (ν/(ν − 2) for iid data, the mean of an inverse χ²); what depth
 does to them (growth by π/(π − 1) per ReLU layer, Yang et al. 2019, arXiv:1902.08129) follows from ``C``.
@@ -39,6 +41,26 @@ def _partners(table: Array, x: Moments, dims: Sequence[int]) -> Array:
     return table
 
 
+def _composed(g: Array, y: Array, x: Moments, dims: Sequence[int]) -> Array:
+    """``Σ_k K_g(i, k) K_y(k, j)`` over the partners k along R of j: exchangeable matrices have their eigenspaces in common.
+
+    Args:
+        g: table of pairs; i and k may differ outside R.
+        y: table of pairs; k and j do not.
+        x: what has the atoms of both.
+    """
+    inside = [a for d in dims for a in x.atoms(d)]
+    y = y[tuple(slice(None) if a in inside else slice(1, 2) for a in range(y.ndim))]
+    for a in inside:
+        n = x.sizes()[a]
+        g, y = (np.stack([take(t, a, 1) + (n - 1) * take(t, a, 0), take(t, a, 1) - take(t, a, 0)], a) for t in (g, y))
+    out = g * y
+    for a in inside:
+        n, constant, varying = x.sizes()[a], take(out, a, 0), take(out, a, 1)
+        out = np.stack([(constant - varying) / n, (constant + (n - 1) * varying) / n], a)
+    return np.asarray(out)
+
+
 def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = True) -> Flow:
     """Zero mean (if ``centred``) and unit mean square over ``dims``."""
     rank = len(x.dims)
@@ -56,15 +78,9 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
     def back(g: Moments) -> dict[Moments, Moments]:
         g0 = g.centre(dims) if centred else g
         both = product(y, g)  # aligned on common atoms, so that the tables below have one shape
-        ya, ga = _onto(y, both), _onto(g, both)
-        projected = ya.pairs() * _partners(ya.pairs() * ga.pairs(), both, dims) / n
-        own = _onto(g0, both).pairs()
-        outside = [a for d in range(rank) if d not in dims for a in both.atoms(d)]
-        together = np.indices(own.shape)[outside].all(0) if outside else np.ones(own.shape, dtype=bool)
-        # g − y (g·y)/n. Of one normalised group 2 g·y(g·y)/n − (y(g·y)/n)² is one projection; of two groups, what both take away.
-        taken = np.where(together, projected, 2 * own / n - projected)
-        table = (own - taken * (c.q / variance)) * inverse
-        floor = 1e-9 * abs(ga.pairs()).max() * inverse
+        ya, ga = _onto(y, both).pairs(), _onto(g0, both).pairs()
+        table = (ga - (2 * _composed(ga, ya, both, dims) - ya * _partners(ya * ga, both, dims)) / n) * inverse
+        floor = 1e-9 * abs(_onto(g, both).pairs()).max() * inverse
         if table.flat[-1] < floor:  # what is left of exact cancellation is rounding
             table = np.zeros_like(table)
         apart = g.profile.reindexed(lambda m: m.centre(dims)) if centred and g.profile is not None else g.profile

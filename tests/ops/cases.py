@@ -18,7 +18,13 @@ from gradlint.moments import Moments
 
 @dataclass(frozen=True)
 class Case:
-    """``tolerance`` is in bits of rms; ``reference`` computes what ``target`` does, where that does not run in float64."""
+    """One call.
+
+    Args:
+        tolerance: in bits of rms.
+        reference: computes what ``target`` does, where that does not run in float64.
+        cotangent: by default white.
+    """
 
     target: Any
     args: tuple[Any, ...]
@@ -26,6 +32,7 @@ class Case:
     tolerance: float = 0.06
     label: str = ""
     reference: Any = None
+    cotangent: Moments | None = None
 
 
 def law(*shape: int, mean: float = 0.0, var: float = 1.0, **shared: float) -> Moments:
@@ -148,6 +155,12 @@ CASES: list[Case] = [
     Case(F.rms_norm, (law(8, 6, 32, along0=0.2, along1=0.1), (32,), law(32, mean=1.0, var=0.1)), {}, 0.1),
     Case(F.batch_norm, (image, None, None, law(12, mean=1.0, var=0.1), law(12, var=0.1), True)),
     Case(F.batch_norm, (law(32, 40, mean=0.5, along1=0.3), None, None, None, None, True)),
+    Case(
+        F.batch_norm,
+        (law(4, 64, 2, 2, mean=0.5, along1=0.3), None, None, None, None, True),
+        cotangent=law(4, 64, 2, 2, var=0.1, along01=1.0),
+    ),
+    Case(F.layer_norm, (law(64, 4, 8, along0=0.4, along01=0.5), (4, 8)), cotangent=law(64, 4, 8, var=0.1, along01=1.0)),
     Case(F.group_norm, (image, 3, law(12, mean=1.0, var=0.1), law(12, var=0.1)), {}, 0.1),
     Case(F.instance_norm, (law(4, 12, 8, 8, mean=0.4, along1=0.2, along01=0.3),)),
     Case(F.normalize, (law(8, 6, 32),), {"dim": -1}),
