@@ -141,7 +141,7 @@ class Analysis:
         value, grad = self.flowed.forward.get(node), self.flowed.rms(node)
         rms = _number(value.rms) if isinstance(value, Moments) else None
         unknown = self.flowed.unknown
-        if isinstance(value, tuple) or node in unknown.nodes or (grad is None and node in unknown.inner):
+        if isinstance(value, tuple) or node in unknown.nodes or node in unknown.inner:
             return rms, None
         return rms, 0.0 if grad is None else _number(grad)
 

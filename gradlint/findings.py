@@ -50,11 +50,12 @@ class Confidence(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class Location:
-    """A place in source code. ``line`` and ``column`` count from 1."""
+    """A place in source code, counted from 1; ``library`` is the line of an installed package that it called, which did it."""
 
     path: str
     line: int
     column: int = 1
+    library: Location | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}:{self.column}"
@@ -110,7 +111,8 @@ class Finding:
             "severity": str(self.severity),
             "confidence": str(self.confidence),
             "message": self.message,
-            "location": None if loc is None else {"path": loc.path, "line": loc.line, "column": loc.column},
+            "location": _place(loc),
+            "related": [] if loc is None or loc.library is None else [_place(loc.library)],
             "target": self.target,
             "module": self.module,
             "instances": list(self.instances),

@@ -15,18 +15,18 @@ from gradlint.covary import Covariances, Ledger
 from gradlint.errors import AnalysisError
 from gradlint.flowed import Edge, Flowed, Units
 from gradlint.gathered import Gathered
+from gradlint.handles import Inputs, arguments, leaf_call
 from gradlint.handwritten import Norm, find_norms
 from gradlint.moments import Moments, energy, meet
 from gradlint.ops import IDENTITY, Call, Flow, by_parts, check, lookup
 from gradlint.ops.sampled import or_sampled, said, sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
 from gradlint.region import Region
+from gradlint.tails import bounded, source_of
 from gradlint.trace.graph import Step, Traced, callable_of, op_name, step
 from gradlint.unknown import Unknown
 
 __all__ = ["propagate"]
-
-_Inputs = dict[Moments, fx.Node | str]
 
 
 def propagate(traced: Traced) -> Flowed:
@@ -38,7 +38,8 @@ def propagate(traced: Traced) -> Flowed:
         AnalysisError: the graph refers to something unknown, a bug in gradlint.
     """
     run = _Run(traced)
-    with torch.enable_grad():  # slopes are differentiated, whatever mode the caller is in
+    # Slopes are differentiated, whatever mode the caller is in; moments that overflow are noticed (``bounded``).
+    with torch.enable_grad(), np.errstate(over="ignore", invalid="ignore"):
         run.forward()
         run.backward()
     return run.result()
@@ -48,7 +49,7 @@ def propagate(traced: Traced) -> Flowed:
 class _Run:
     traced: Traced
     values: dict[fx.Node, Any] = field(default_factory=dict)
-    flows: dict[fx.Node, tuple[Flow, _Inputs]] = field(default_factory=dict)
+    flows: dict[fx.Node, tuple[Flow, Inputs]] = field(default_factory=dict)
     grids: dict[fx.Node, Grid] = field(default_factory=dict)
     gathered: Gathered[fx.Node] = field(default_factory=lambda: Gathered(meet))
     inside: Gathered[fx.Node] = field(default_factory=lambda: Gathered(operator.add))
@@ -59,6 +60,7 @@ class _Run:
     cones: dict[fx.Node, Cone] = field(default_factory=dict)
     norms: dict[fx.Node, Norm] = field(default_factory=dict)
     fixed: set[fx.Node] = field(default_factory=set)
+    unbounded: set[fx.Node] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         drawn = {name: p.drawn_with for name, p in self.traced.parameters.items() if p.law.std > 0}
@@ -127,14 +129,24 @@ class _Run:
             return member
         if facts.shape is not None and not facts.floating:
             raise _Unknown("it returns complex numbers")
-        blank = [n for n in node.all_input_nodes if self.values[n] is None]
+        blank = [n for n in node.all_input_nodes if self.values[n] is None and n not in self.unbounded]
         if blank and all(step(n).floating for n in blank):  # complex ones are sampled on the way; behind others all is unknown
             self.how[node.name] = "opaque"
             return None
-        if node in self.norms:
+        value = self._judged(node, facts)
+        if not bounded(value):
+            self.unbounded.add(node)
+            self.cones.pop(node, None)
+            raise _Unknown("its entries are unbounded")
+        return value
+
+    def _judged(self, node: fx.Node, facts: Step) -> Any:
+        """By what was recognised in the graph, else as a call of its own."""
+        if node in self.norms and self.values[self.norms[node].root] is not None:
             return self._norm_value(node, self.norms[node])
-        if node in self.cones:
+        if node in self.cones and self.values[self.cones[node].root] is not None:
             return self._cone_value(node)
+        self.cones.pop(node, None)
         return self._call(node, facts)
 
     def _norm_value(self, node: fx.Node, norm: Norm) -> Moments:
@@ -144,42 +156,33 @@ class _Run:
         out: Moments = flow.out
         return out
 
-    def _cone_value(self, node: fx.Node) -> Moments:
+    def _cone_value(self, node: fx.Node) -> Any:
         cone = self.cones[node]
         root: Moments = self.values[cone.root]
         if cone.root not in self.grids:
             self.grids[cone.root] = grid_of(cone, root)
-        return self.grids[cone.root].moments(node)
+        inside = source_of(node, cone, self.grids[cone.root], self.values)
+        if inside is None:
+            return self.grids[cone.root].moments(node)
+        del self.cones[node]
+        inputs: Inputs = {}
+        self.flows[node] = (self._region(node, inside, inputs, "a function of what its moments do not tell"), inputs)
+        return self.flows[node][0].out
 
     def _call(self, node: fx.Node, facts: Step) -> Any:
-        inputs: _Inputs = {}
-
-        def abstract(x: Any) -> Any:
-            if not isinstance(x, fx.Node):
-                return x
-            value = self.values[x]
-            if not isinstance(value, Moments):
-                return value
-            handle = value.twin()  # its own identity: the same tensor may be passed twice
-            inputs[handle] = x
-            return handle
-
-        args: Any = fx.node.map_aggregate(node.args, abstract)
-        kwargs: Any = dict(fx.node.map_aggregate(node.kwargs, abstract))
-        if "input" in kwargs and not args:
-            args = (kwargs.pop("input"),)
+        args, kwargs, inputs = arguments(node, self.values)
         call = Call(facts.shape)
         if "attention" in op_name(node):
             call = replace(call, shared_width=shared_width(node))
         if node.op == "call_module":
-            call = self._leaf(node, inputs)
-        flow = self._apply(node, call, tuple(args), kwargs, inputs)
+            call = leaf_call(node, self.traced, inputs)
+        flow = self._apply(node, call, args, kwargs, inputs)
         self.flows[node] = (flow, inputs)
         if self.how[node.name] == "known":
-            self.covariances.ledger.called(node, call, tuple(args), kwargs, inputs)
+            self.covariances.ledger.called(node, call, args, kwargs, inputs)
         return flow.out
 
-    def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: _Inputs) -> Flow:
+    def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Inputs) -> Flow:
         op = lookup(self._target(node))
         if any(self.values[n] is None for n in node.all_input_nodes):
             return self._region(node, lambda n: self.values[n] is None, inputs, "it depends on a tensor without moments")
@@ -206,7 +209,7 @@ class _Run:
             return self._region(node, lambda n: n.op.startswith("call") and n in self.fixed, inputs, reason)
         return self._sampled(node, callable_of(node), args, kwargs, reason)
 
-    def _region(self, node: fx.Node, inside: Callable[[fx.Node], bool], inputs: _Inputs, reason: str) -> Flow:
+    def _region(self, node: fx.Node, inside: Callable[[fx.Node], bool], inputs: Inputs, reason: str) -> Flow:
         """What is made of tensors without moments, or of weights alone: sampled together with what they are made of."""
         region = Region(node, inside)
         inputs.clear()
@@ -232,16 +235,6 @@ class _Run:
         if node.op == "call_module":
             return type(self.traced.model.get_submodule(str(node.target)))
         return node.target
-
-    def _leaf(self, node: fx.Node, inputs: _Inputs) -> Call:
-        module = self.traced.model.get_submodule(str(node.target))
-        local: dict[str, Moments] = {}
-        by_name = {name: record for record in self.traced.parameters.values() for name in record.names}
-        for name, _ in module.named_parameters():
-            record = by_name[f"{node.target}.{name}"]
-            local[name] = record.law.moments.twin()
-            inputs[local[name]] = record.name
-        return Call(None, dict(vars(module)), local)
 
     def _where(self, node: fx.Node, facts: Step) -> str:
         return str(facts.location) if facts.location else f"{facts.module or 'model'} ({node.name})"

@@ -166,6 +166,10 @@ class Grid:
         line = self._line(values)
         return self._root.map(values) if line is None else self._root.scale(line[0]).shift(line[1])
 
+    def affine(self, node: fx.Node) -> bool:
+        """A member is a multiple of the root plus a number."""
+        return self._line(_finite(self._values[node].detach().numpy())) is not None
+
     def gradient(self, tail: fx.Node, g: Moments, wanted: list[fx.Node]) -> dict[fx.Node, Moments]:
         """Moments of the gradient at the root and at members ``wanted``, from the gradient ``g`` at ``tail``."""
         nodes = [n for n in wanted if n is not tail and self._values[n].requires_grad]
@@ -281,8 +285,10 @@ class _GridOfValues(Grid):
     def moments(self, node: fx.Node) -> Moments:
         return Moments.of_array(_finite(self._values[node].detach().numpy()).reshape(self._shape))
 
-    def _at_root(self, tail: fx.Node, g: Moments) -> Moments:  # noqa: ARG002 (values have no profile)
-        return replace(g, profile=None)
+    def gradient(self, tail: fx.Node, g: Moments, wanted: list[fx.Node]) -> dict[fx.Node, Moments]:
+        if g.profile is not None:  # it depends on the values: on their law, where a profile is kept
+            return Grid(self._cone, replace(self._root, value=None)).gradient(tail, g, wanted)
+        return super().gradient(tail, g, wanted)
 
     def _times(self, g: Moments, slope: Array) -> Moments:
         return product(g, Moments.of_array(slope.reshape(self._shape)))

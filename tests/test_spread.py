@@ -161,3 +161,8 @@ def test_a_mean_that_is_the_work_of_rare_draws_is_judged_by_the_median():
     assert "typical draw" in finding.message
     real = measured(build, "1,4")[:, 0]
     assert np.median(real) < -8  # x and g meet in the first weight
+
+
+def test_weights_that_are_given_are_not_drawn() -> None:
+    model = nn.Sequential(*[nn.Linear(16, 16) for _ in range(12)])
+    assert gradlint.analyze(model, ["8,16"]).grad_typical("0.weight") is None

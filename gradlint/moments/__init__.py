@@ -55,7 +55,7 @@ from gradlint.moments.gram import (
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, moments_along, pairs_of, piece
 from gradlint.moments.products import disjoint, einsum, energy, product, total
-from gradlint.moments.profile import along, behind_product, behind_sum, carried, linear_part, meet, transported
+from gradlint.moments.profile import along, behind_product, behind_sum, carried, conditioned, linear_part, meet, transported
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.selection import Positions, Selection, Window
 from gradlint.moments.structure import divided, exact, informed, scales, tied
@@ -85,6 +85,7 @@ __all__ = [
     "boundaries",
     "carried",
     "concat",
+    "conditioned",
     "correlation",
     "couple",
     "cut",

@@ -31,7 +31,18 @@ from gradlint.moments.products import product
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import Array
 
-__all__ = ["Profile", "Term", "along", "behind_product", "behind_sum", "carried", "linear_part", "meet", "transported"]
+__all__ = [
+    "Profile",
+    "Term",
+    "along",
+    "behind_product",
+    "behind_sum",
+    "carried",
+    "conditioned",
+    "linear_part",
+    "meet",
+    "transported",
+]
 
 _TERMS = 3
 """Terms that are kept apart; the two most alike are merged first."""
@@ -244,6 +255,17 @@ def transported(g: Moments, y: Moments, x: Moments, move: Callable[[Moments], Mo
         return [_placed(move(_table([t], y)), x, place(t.amplitude), place(t.power)) for t in _fewer(_terms(g), y)]
 
     return replace(out, profile=_later(terms, g.profile))
+
+
+def conditioned(g: Moments, x: Moments, power: Array) -> Moments:
+    """The gradient g with the profile that its mean square given x tells.
+
+    Args:
+        power: ``E[g²|x]`` on the grid of x, on any scale.
+    """
+    if x.var <= 0.0 or float(GRID.weights @ power) <= 0.0:
+        return g
+    return replace(g, profile=Profile(lambda: [_placed(g, x, np.sqrt(power), power)]))
 
 
 def _placed(table: Moments, x: Moments, amplitude: Array, power: Array) -> Term:

@@ -73,6 +73,8 @@ def _finding(finding: Finding, report: Report, view: View) -> Iterator[Text]:
         yield from (shown := frame(finding.location, style))
         if shown:
             yield Text(f"{indent} |", "blue")
+        if finding.location.library is not None:
+            yield Text.assemble((f"{indent}::: ", "blue"), _place(finding.location.library, view))
     else:
         yield Text.assemble(("--> ", "blue"), finding.target)
     notes = [*_chain(finding.factors), *_covered(finding), *finding.notes]

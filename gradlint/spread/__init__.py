@@ -48,7 +48,10 @@ class Spreads:
 
 
 def spread_of(flowed: Flowed) -> Spreads:
-    """Spreads of all that was predicted."""
+    """Spreads of all that was predicted; none for a model whose weights are given (an instance): they are not drawn."""
+    matrices = [record for record in flowed.traced.parameters.values() if len(record.law.moments.shape) > 1]
+    if matrices and all(record.law.kind == "values" for record in matrices):
+        return Spreads({}, {}, {})
     draws = Draws()
     forward = Forward(flowed, draws)
     backward = Backward(flowed, draws, forward)

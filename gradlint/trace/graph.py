@@ -48,6 +48,7 @@ class Step:
         value: the real tensor of a constant, else None.
         scalar: the number a floating-point tensor of one entry had in this run; means something where no input enters it.
         law: of a constant whose entries were drawn at random while tracing (a dropped path's mask), else None.
+        autocast: the dtype that ``torch.autocast`` gave matrix products where the call was made; None outside of it.
     """
 
     shape: tuple[int, ...] | None
@@ -58,6 +59,7 @@ class Step:
     value: torch.Tensor | None = None
     law: Law | None = None
     scalar: float | None = None
+    autocast: str | None = None
 
     @property
     def floating(self) -> bool:
@@ -145,6 +147,7 @@ class Traced:
         output: name of the node of the first floating-point output tensor.
         rung: how it was traced: ``"real"``.
         assumptions: values that had to be assumed, each with its source line.
+        chance: with other random numbers forward might have done something else.
     """
 
     graph: fx.Graph
@@ -156,6 +159,7 @@ class Traced:
     location: Location | None
     rung: str = "real"
     assumptions: tuple[str, ...] = ()
+    chance: bool = False
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -179,6 +183,7 @@ def op_name(node: fx.Node) -> str:
     if isinstance(node.target, str):
         return node.target
     name: str = getattr(node.target, "__name__", str(node.target))
+    name = name.partition(".")[0]  # aten operators: without their overload
     return getattr(getattr(node.target, "__self__", None), "__name__", name) if name == "apply" else name
 
 

@@ -47,6 +47,8 @@ def resolve(model: nn.Module, inputs: Any, *, tried: bool = True) -> Arguments:
     """
     if inputs is None:
         return _guess(model, [], tried=tried)
+    if isinstance(inputs, Arguments):
+        return inputs
     if isinstance(inputs, torch.Tensor):
         inputs = (inputs,)
     if isinstance(inputs, Mapping):

@@ -35,6 +35,7 @@ class Nodes:
     def __init__(self, model: nn.Module, laws: Laws) -> None:
         self.graph = fx.Graph()
         self.notes: list[str] = []
+        self.chance = False  # what forward does depends on random numbers
         self.module = ""  # path of the module whose forward runs
         self.grad_mode: bool | None = None  # overrides torch's inside a reentrant checkpoint
         self.memory = Memory(self.emit, self.constant)
@@ -168,6 +169,15 @@ class Nodes:
         if note not in self.notes:
             self.notes.append(note)
 
+    def random(self, tensor: torch.Tensor) -> bool:
+        """The tensor was drawn while the graph was made, and is nothing else."""
+        return self.laws.drawn(tensor) is not None
+
+    def by_chance(self, what: str) -> None:
+        """Forward may do something else with other random numbers."""
+        self.chance = True
+        self.note(f"{what}; only one outcome is followed")
+
     def _annotate(
         self,
         node: fx.Node,
@@ -184,4 +194,5 @@ class Nodes:
                 value = result.detach().clone()
             elif result.is_floating_point() and result.numel() == 1:
                 scalar = float(result.detach())
-        annotate(node, Step(shape, dtype, self.module, locate(), grad, value, law, scalar))
+        lowered = str(torch.get_autocast_dtype("cpu")).removeprefix("torch.") if torch.is_autocast_enabled("cpu") else None
+        annotate(node, Step(shape, dtype, self.module, locate(), grad, value, law, scalar, lowered))
