@@ -14,7 +14,7 @@ from torch import fx
 from gradlint.covary import Covariances, Ledger
 from gradlint.errors import AnalysisError
 from gradlint.flowed import Edge, Flowed, Units
-from gradlint.gathered import Gathered
+from gradlint.gathered import Gathered, in_units
 from gradlint.handles import Inputs, arguments, leaf_call
 from gradlint.handwritten import Norm, find_norms
 from gradlint.moments import Moments, energy, meet
@@ -23,7 +23,8 @@ from gradlint.ops.sampled import or_sampled, said, sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
 from gradlint.region import Region
 from gradlint.tails import bounded, source_of
-from gradlint.trace.graph import Step, Traced, callable_of, op_name, step
+from gradlint.tangles import Tangles
+from gradlint.trace.graph import Step, Traced, callable_of, op_name, place_of, step
 from gradlint.unknown import Unknown
 
 __all__ = ["propagate"]
@@ -66,9 +67,11 @@ class _Run:
         drawn = {name: p.drawn_with for name, p in self.traced.parameters.items() if p.law.std > 0}
         self.covariances = Covariances(Ledger(self.traced.graph, drawn, self.values, self.gathered, self.grids))
         self.unknown = Unknown(self.traced)
+        self.tangles = Tangles(self.traced.graph)
 
     def forward(self) -> None:
-        self.cones, self.norms = find_cones(self.traced.graph), find_norms(self.traced.graph)
+        self.norms = find_norms(self.traced.graph)
+        self.cones = {n: cone for n, cone in find_cones(self.traced.graph).items() if n not in self.tangles.members}
         self.covariances.ledger.found(self.cones, self.norms)
         for node in self.traced.graph.nodes:
             if node.op != "output":
@@ -96,7 +99,7 @@ class _Run:
         try:
             return by(node, value)
         except Exception as error:  # noqa: BLE001  (as in _apply)
-            self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: terms taken as independent ({said(error)})")
+            self.notes.append(f"{place_of(node)}: {op_name(node)}: terms taken as independent ({said(error)})")
             return value
 
     def _pinned(self, node: fx.Node, value: Any) -> Any:
@@ -147,14 +150,16 @@ class _Run:
         if node in self.cones and self.values[self.cones[node].root] is not None:
             return self._cone_value(node)
         self.cones.pop(node, None)
+        if node in self.tangles.members:
+            self.how[node.name] = "sampled"
+            return self.tangles.enter(node, self.values)
         return self._call(node, facts)
 
-    def _norm_value(self, node: fx.Node, norm: Norm) -> Moments:
+    def _norm_value(self, node: fx.Node, norm: Norm) -> Any:
         x: Moments = self.values[norm.root].twin()
         flow = norm.flow(Call(step(node).shape), x)
         self.flows[node] = (flow, {x: norm.root})
-        out: Moments = flow.out
-        return out
+        return flow.out
 
     def _cone_value(self, node: fx.Node) -> Any:
         cone = self.cones[node]
@@ -166,8 +171,9 @@ class _Run:
             return self.grids[cone.root].moments(node)
         del self.cones[node]
         inputs: Inputs = {}
-        self.flows[node] = (self._region(node, inside, inputs, "a function of what its moments do not tell"), inputs)
-        return self.flows[node][0].out
+        flow = self._region(node, inside, inputs, "its moments tell too little")
+        self.flows[node] = (flow, inputs)
+        return flow.out
 
     def _call(self, node: fx.Node, facts: Step) -> Any:
         args, kwargs, inputs = arguments(node, self.values)
@@ -198,7 +204,7 @@ class _Run:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001  (a formula that breaks must not hide the rest; it is reported)
                 reason = f"formula failed ({said(error)})"
-                self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: {reason}")
+                self.notes.append(f"{place_of(node)}: {op_name(node)}: {reason}")
             else:
                 if node.op == "call_module":
                     return flow
@@ -229,15 +235,12 @@ class _Run:
 
     def _sampled_back(self, node: fx.Node, reason: str) -> None:
         self.how[node.name] = "sampled"
-        self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: formula of its gradient failed ({reason})")
+        self.notes.append(f"{place_of(node)}: {op_name(node)}: formula of its gradient failed ({reason})")
 
     def _target(self, node: fx.Node) -> Any:
         if node.op == "call_module":
             return type(self.traced.model.get_submodule(str(node.target)))
         return node.target
-
-    def _where(self, node: fx.Node, facts: Step) -> str:
-        return str(facts.location) if facts.location else f"{facts.module or 'model'} ({node.name})"
 
     def backward(self) -> None:
         nodes = {n.name: n for n in self.traced.graph.nodes}
@@ -248,7 +251,9 @@ class _Run:
         self.gathered.add(start, cotangent, 0)
         self.covariances.sent(None, 0, start, cotangent)
         for node in reversed(list(self.traced.graph.nodes)):
-            g, lost = self.gathered.grads.get(node), node.name in self.unknown.nodes
+            alone, lost = self._alone(node), node.name in self.unknown.nodes
+            self.gathered.add(node, self.tangles.arrived(node), 0)
+            g = self.gathered.grads.get(node)
             if g is not None:
                 self.gathered.grads[node] = self._corrected(self.covariances.met, node, g)
                 g = self.gathered.settle(node)
@@ -256,13 +261,19 @@ class _Run:
                     self.parameters.add(str(node.target), g, self.gathered.units[node])
             if (g is None and not lost) or not step(node).grad or node.op in ("placeholder", "get_attr", "output"):
                 continue
-            if lost or not self._back(node, g):
+            if lost or not self._back(node, g, alone):
                 self.unknown.behind(node)
 
-    def _back(self, node: fx.Node, g: Any) -> bool:
-        """Send the gradient of a node on to its inputs; False where the way is unknown."""
+    def _alone(self, node: fx.Node) -> Any:
+        """What has arrived at a member of a tangle from outside, as it is."""
+        return in_units(self.gathered.grads.get(node), self.gathered.units.get(node, 0)) if node in self.tangles.members else None
+
+    def _back(self, node: fx.Node, g: Any, alone: Any) -> bool:
+        """Send the gradient of a node (``alone``: without a tangle's share) to its inputs; False where the way is unknown."""
         try:
-            if node in self.cones and isinstance(self.values[node], Moments):
+            if node in self.tangles.members:
+                self.edges += [Edge(node.name, source.name, arrived, 0) for source, arrived in self.tangles.back(node, alone)]
+            elif node in self.cones and isinstance(self.values[node], Moments):
                 self._back_cone(node, g)
             elif node in self.flows:
                 self._back_call(node, g)

@@ -33,7 +33,9 @@ class Gathered(Generic[K]):
         self._meet = meet
 
     def add(self, key: K, grad: Any, unit: int) -> None:
-        """``grad·2^unit`` has arrived; a tuple where the tensor is one."""
+        """``grad·2^unit`` has arrived (None: nothing has); a tuple where the tensor is one."""
+        if grad is None:
+            return
         if key in self.grads:
             had, unit = unit, max(unit, self.units[key])
             grad = self._meet(in_units(self.grads[key], self.units[key] - unit), in_units(grad, had - unit))

@@ -23,7 +23,7 @@ from gradlint.moments import GRID, Array, Moments, Parts, along, carried, cut, j
 from gradlint.ops.registry import IDENTITY, POINTWISE
 from gradlint.trace.graph import step
 
-__all__ = ["Cone", "Grid", "find_cones", "grid_of", "scalar_function", "shared_width"]
+__all__ = ["Cone", "Grid", "elementwise", "find_cones", "grid_of", "scalar_function", "shared_width"]
 
 _ARITHMETIC = {
     "add": torch.add,
@@ -73,7 +73,7 @@ def find_cones(graph: fx.Graph) -> dict[fx.Node, Cone]:
     cones: dict[fx.Node, Cone] = {}
     by_root: dict[fx.Node, Cone] = {}
     for node in graph.nodes:
-        if node.op not in ("call_function", "call_method") or scalar_function(node) is None or not _of_entries(node):
+        if not elementwise(node):
             continue
         tensors = [n for n in node.all_input_nodes if not _is_scalar_constant(n)]
         roots = {cones[n].root if n in cones else n for n in tensors}
@@ -86,6 +86,11 @@ def find_cones(graph: fx.Graph) -> dict[fx.Node, Cone]:
         cone.members.append(node)
         cones[node] = cone
     return cones
+
+
+def elementwise(node: fx.Node) -> bool:
+    """A call that acts on every entry alone, on however many tensors."""
+    return node.op in ("call_function", "call_method") and scalar_function(node) is not None and _of_entries(node)
 
 
 def _of_entries(node: fx.Node) -> bool:

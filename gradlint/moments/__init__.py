@@ -59,7 +59,7 @@ from gradlint.moments.profile import along, behind_product, behind_sum, carried,
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.selection import Positions, Selection, Window
 from gradlint.moments.structure import divided, exact, informed, scales, tied
-from gradlint.moments.tables import MAX_ATOMS, Array, take
+from gradlint.moments.tables import MAX_ATOMS, Array, pair_averages, take
 
 __all__ = [
     "EMPTY",
@@ -111,6 +111,7 @@ __all__ = [
     "of_joint",
     "of_paired",
     "own",
+    "pair_averages",
     "paired",
     "pairs_of",
     "piece",

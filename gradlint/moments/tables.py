@@ -156,8 +156,11 @@ def merge(v: Array, axis: int, first: int, second: int) -> Array:
     return differences(np.stack([differ, take(same, axis, 1)], axis))
 
 
-def pair_averages(x: Array) -> Array:
-    """For every subset of axes: mean over it of the squared mean over the rest; shape ``(2,) * ndim``, 1 = kept."""
+def pair_averages(x: Array, first: int = 0) -> Array:
+    """For every subset of axes: mean over it of the squared mean over the rest; shape ``(2,) * ndim``, 1 = kept.
+
+    Axes before ``first`` are repetitions: averaged over, and not in the table.
+    """
     if x.ndim == 0:
         return np.asarray(float(x) ** 2)
 
@@ -166,4 +169,4 @@ def pair_averages(x: Array) -> Array:
             return np.asarray(np.mean(y * y))
         return np.stack([descend(y.mean(axis, keepdims=True), axis + 1), descend(y, axis + 1)])
 
-    return descend(x, 0)
+    return descend(x, first)

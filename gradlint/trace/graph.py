@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gradlint.trace.arguments import Arguments
     from gradlint.trace.law import Law
 
-__all__ = ["InputSpec", "ModuleRecord", "ParameterRecord", "Step", "Traced", "callable_of", "op_name", "step"]
+__all__ = ["InputSpec", "ModuleRecord", "ParameterRecord", "Step", "Traced", "callable_of", "op_name", "place_of", "step"]
 
 _KEY = "gradlint"
 
@@ -176,6 +176,12 @@ def step(node: fx.Node) -> Step:
 def annotate(node: fx.Node, facts: Step) -> None:
     """Attach a :class:`Step`; the recorder is the only caller."""
     node.meta[_KEY] = facts
+
+
+def place_of(node: fx.Node) -> str:
+    """The user's line that made a call, else its module."""
+    facts = step(node)
+    return str(facts.location) if facts.location else f"{facts.module or 'model'} ({node.name})"
 
 
 def op_name(node: fx.Node) -> str:
