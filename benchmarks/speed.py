@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 STAGES = ("trace", "flow", "spread", "rules")
-REPEATS = 3
+REPEATS = 2
 DEPTHS = (10, 100, 1000, 10_000)
 HEAD = ("model", "nodes", "real ms", *STAGES, "× real")
 SCALING = ("layers", "nodes", "seconds", *(f"{stage} ms/node" for stage in STAGES), "MB", "kB/node", "findings")

@@ -56,6 +56,8 @@ class Repeats:
         self._nodes = list(graph.nodes)
         self._order = {node: i for i, node in enumerate(self._nodes)}
         self._loops = _loops(self._uses(drawn))
+        self._kinds = [_kind(node) for node in self._nodes] if self._loops else []
+        self._places: dict[fx.Node, tuple[_Loop, int] | None] = {}
 
     def _uses(self, drawn: Mapping[str, str]) -> Iterable[Sequence[int]]:
         """For every draw the numbers of the nodes that use it."""
@@ -68,12 +70,11 @@ class Repeats:
 
     def _place(self, node: fx.Node) -> tuple[_Loop, int] | None:
         """The loop and the number of the step that a node is in, from 1."""
-        at = self._order[node]
-        for loop in self._loops:
-            k = (at - loop.start) // loop.period + 1
-            if 1 <= k <= loop.steps:
-                return loop, k
-        return None
+        if node not in self._places:
+            at = self._order[node]
+            steps = ((loop, (at - loop.start) // loop.period + 1) for loop in self._loops)
+            self._places[node] = next(((loop, k) for loop, k in steps if 1 <= k <= loop.steps), None)
+        return self._places[node]
 
     def counterparts(self, later: fx.Node, earlier: fx.Node, *, mirrored: bool = False) -> Sequence[Stand[fx.Node]]:
         """Pairs as far apart whose correlations stand for that of these two; none if it is to be worked out.
@@ -81,6 +82,8 @@ class Repeats:
         Args:
             mirrored: steps are counted from the last one (as gradients come).
         """
+        if not self._loops:
+            return ()
         a, b = self._place(later), self._place(earlier)
         if a is None or b is None or a[0] is not b[0]:
             return ()
@@ -96,9 +99,9 @@ class Repeats:
         return found
 
     def _moved(self, node: fx.Node, shift: int) -> fx.Node | None:
-        at = self._order[node] + shift
-        twin = self._nodes[at] if 0 <= at < len(self._nodes) else None
-        return twin if twin is not None and _kind(twin) == _kind(node) else None
+        before = self._order[node]
+        at = before + shift
+        return self._nodes[at] if 0 <= at < len(self._nodes) and self._kinds[at] == self._kinds[before] else None
 
 
 def _loops(uses: Iterable[Sequence[int]]) -> tuple[_Loop, ...]:

@@ -96,7 +96,10 @@ def _curve(x: Moments, factor: Array, slope: Array) -> Array:
     """``ln E f(λx)² / E f(x)²``, f by its tangents at the nearest points of its grid: kinks stay where they are."""
     u, weights = x.on_grid(), GRID.weights[_COARSE] / GRID.weights[_COARSE].sum()
     points = np.multiply.outer(np.exp(_REACH / 2), u[_COARSE])
-    nearest = np.rint(np.interp(points, u, np.arange(len(u)))).astype(int)  # evenly spaced only where x is Gaussian
+    if x.law is None:  # the grid is evenly spaced
+        nearest = np.rint(np.clip((points - u[0]) / (u[1] - u[0]), 0, len(u) - 1)).astype(int)
+    else:
+        nearest = np.rint(np.interp(points, u, np.arange(len(u)))).astype(int)
     values = factor[nearest] + slope[nearest] * (points - u[nearest])
     squares = np.log(np.maximum((values**2) @ weights, 1e-300))
     return np.asarray(squares - squares[len(_REACH) // 2])
