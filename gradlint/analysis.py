@@ -105,6 +105,7 @@ class Analysis:
             tuple(self.modules.values()),
             self.nodes,
             (*traced.assumptions, *self.flowed.notes),
+            inputs_origin=traced.arguments.origin,
         )
 
     def _rms(self, node: str) -> tuple[float | None, float | None]:

@@ -194,6 +194,7 @@ class TargetReport:
     """All that is reported about one model.
 
     Args:
+        inputs_origin: where the inputs come from: ``given``, ``guessed``, or the name of the model's attribute that has them.
         rung: how it was traced.
         gain_log2: gradient norm at the input over that at the output, in bits; None when no gradient gets there.
         verification: the prediction beside real backward passes; None where none were asked for.
@@ -210,6 +211,7 @@ class TargetReport:
     nodes: tuple[NodeFacts, ...] = ()
     assumptions: tuple[str, ...] = ()
     verification: Comparison | None = None
+    inputs_origin: str = "given"
 
     def to_dict(self) -> dict[str, Any]:
         """The target as the JSON report shows it."""
@@ -217,6 +219,7 @@ class TargetReport:
             "name": self.name,
             "location": _place(self.location),
             "inputs": list(self.inputs),
+            "inputs_origin": self.inputs_origin,
             "rung": self.rung,
             "gain_log2": significant(self.gain_log2),
             "coverage": self.coverage.to_dict(),

@@ -69,6 +69,7 @@ TARGET = TargetReport(
         NodeFacts("linear", "linear", "blocks.0", FORWARD, (2, 8), None, 1.0),
     ),
     assumptions=("seq_len = 16 (model.py:12)",),
+    inputs_origin="guessed",
 )
 CLEAN = Report((TARGET,), version="0")
 BESIDE = Comparison(
