@@ -27,7 +27,7 @@ from gradlint.flow import propagate
 from gradlint.load import Loaded, load
 from gradlint.packs import choose, load_rules
 from gradlint.rule import Context, Rule
-from gradlint.trace import InputSpec, Laws, build, parse_input, recording, trace
+from gradlint.trace import InputSpec, Laws, ambient_kept, build, parse_input, recording, trace
 from gradlint.verification import Verification, compare, duplicate, judge, measure, overlooked, precisions
 
 __all__ = ["analyze", "lint", "lint_targets", "verify"]
@@ -92,6 +92,7 @@ def verify(model: Model, inputs: Inputs = None, seeds: int = _SEEDS, **settings:
     return Verification(report, comparison)
 
 
+@ambient_kept()
 def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Report:
     rules = choose(load_rules(), settings)
     name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__qualname__", repr(model))
@@ -123,22 +124,23 @@ def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
     findings: list[Finding] = []
     failures: list[TargetError] = []
     for target in targets:
-        for item, model, laws in _models(target, failures):
-            name = _name(target, item)
-            with _contained(name, failures):
-                analysis = _predict(model, None, settings, laws, item.file)
-                context = Context(analysis, name, settings)
-                facts = analysis.to_target_report(name, context.paths.log2)
-                found, crashes = _judge(context, rules)
-                failures += crashes
-                if settings.verify:
-                    with _contained(name, failures):
-                        again = None if item.instance else item.build
-                        comparison, found, missed = _verify(context, found, again, _SEEDS)
-                        facts = replace(facts, verification=comparison)
-                        failures += missed
-                reports.append(facts)
-                findings += found
+        with ambient_kept():  # what the file sets globally holds for its models, and for no other file
+            for item, model, laws in _models(target, failures):
+                name = _name(target, item)
+                with _contained(name, failures):
+                    analysis = _predict(model, None, settings, laws, item.file)
+                    context = Context(analysis, name, settings)
+                    facts = analysis.to_target_report(name, context.paths.log2)
+                    found, crashes = _judge(context, rules)
+                    failures += crashes
+                    if settings.verify:
+                        with _contained(name, failures):
+                            again = None if item.instance else item.build
+                            comparison, found, missed = _verify(context, found, again, _SEEDS)
+                            facts = replace(facts, verification=comparison)
+                            failures += missed
+                    reports.append(facts)
+                    findings += found
     return _report(reports, findings, failures, settings)
 
 
