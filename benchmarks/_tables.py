@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from gradlint.verification import Comparison, Measured, Size
 
 README = Path(__file__).resolve().parent / "README.md"
-START, END = "<!-- accuracy:start -->", "<!-- accuracy:end -->"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model: the numbers of its comparison, or why there are none."""
+    """One model: the numbers of its comparison, or why there are none.
+
+    Args:
+        in_interval: of each parameter, whether the median of its measured gradients lies where 80 % of the draws should.
+    """
 
     model: str
     parameters: int = 0
@@ -32,6 +35,7 @@ class Row:
     coverage: Coverage = field(default_factory=lambda: Coverage(0))
     analysis_s: float = 0.0
     real_s: float = 0.0
+    in_interval: tuple[bool, ...] = ()
     error: str = ""
 
 
@@ -102,6 +106,10 @@ def summary(done: Sequence[Row]) -> list[str]:
         zeros = sum(len(c.zeros) for _, c in good)
         missing = sum(len(c.missing) for _, c in good)
         lines.append(f"zero by symmetry but not predicted so: {zeros}; measured but not predicted: {missing}")
+        inside = [within for row, _ in good for within in row.in_interval]
+        if inside:
+            text = "median draw of a parameter's gradient within the predicted 80 % interval"
+            lines.append(f"{text}: {sum(inside)} of {len(inside)}, {share(sum(inside), len(inside))}")
         lines += ops([row.coverage for row, _ in good])
         ratios = [row.analysis_s / row.real_s for row, _ in good]
         fast = sum(ratio <= 0.5 for ratio in ratios)
@@ -133,13 +141,19 @@ def share(part: int, whole: int) -> str:
 
 
 def write(done: Sequence[Row]) -> None:
-    """Put the table between the markers of README.md."""
+    """Put the table into README.md."""
     lines = [f"- {line}" for line in summary(done)] + [""]
     lines += ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in done]
-    before, _, rest = README.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    README.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+    between("accuracy", lines)
+
+
+def between(name: str, lines: Sequence[str]) -> None:
+    """Put lines between the markers ``name`` of README.md."""
+    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    before, _, rest = README.read_text(encoding="utf-8").partition(start)
+    after = rest.partition(end)[2]
+    README.write_text(f"{before}{start}\n" + "\n".join(lines) + f"\n{end}{after}", encoding="utf-8")
 
 
 def detail(row: Row, real: Measured | None, analysis: Analysis | None) -> int:

@@ -90,7 +90,9 @@ def measured(target: str, inputs: Sequence[str], options: Options) -> Measured:
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
-def real_seconds(factory: Callable[[], nn.Module], inputs: Sequence[InputSpec]) -> float:
+def real_seconds(
+    factory: Callable[[], nn.Module], inputs: Sequence[InputSpec], clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds of one forward and backward in float32 at batch 2, the best of two; construction is not counted.
 
     Where the model does not run with 2 as the first dimension of its inputs, they are as they are.
@@ -104,9 +106,9 @@ def real_seconds(factory: Callable[[], nn.Module], inputs: Sequence[InputSpec]) 
     best = math.inf
     for _ in range(2):
         model.zero_grad(set_to_none=True)
-        start = time.perf_counter()
+        start = clock()
         backward(model, small)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock() - start)
     return best
 
 
@@ -151,8 +153,17 @@ def run(target: str, inputs: Sequence[str], options: Options) -> tuple[Row, Meas
         coverage=analysis.coverage,
         analysis_s=analysis_s,
         real_s=real_s,
+        in_interval=tuple(in_interval(analysis, real)),
     )
     return row, real, analysis
+
+
+def in_interval(analysis: Analysis, real: Measured) -> Iterator[bool]:
+    """Of each parameter with a gradient: does its median over seeds lie where 80 % of the draws should?"""
+    for name, median in real.medians.items():
+        typical = analysis.grad_typical(name) if name in analysis.parameters else None
+        if typical is not None and median > 0.0:
+            yield typical[1][0] <= median <= typical[1][1]
 
 
 def row_of(job: tuple[str, Sequence[str], Options]) -> Row:

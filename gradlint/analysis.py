@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from gradlint.findings import Coverage, ModuleFacts, NodeFacts, ParameterFacts, TargetReport
 from gradlint.flowed import Flowed
 from gradlint.moments import Moments
+from gradlint.spread import Spread, Spreads, spread_of
 from gradlint.trace.graph import op_name, step
 
 __all__ = ["Analysis"]
@@ -37,10 +38,10 @@ class Analysis:
     @cached_property
     def parameters(self) -> Mapping[str, ParameterFacts]:
         """Canonical parameter name to its facts; ``grad_rms`` is 0 where no gradient arrives, None where it is unknown."""
-        grads, unknown = self.flowed.parameters, self.flowed.unknown.parameters
+        unknown = self.flowed.unknown.parameters
         facts = {}
         for name, record in self.flowed.traced.parameters.items():
-            grad = None if name in unknown else grads[name].rms if name in grads else 0.0
+            grad = None if name in unknown else self.flowed.rms(name, parameter=True) or 0.0
             facts[name] = ParameterFacts(name, record.shape, str(record.law), record.law.moments.rms, grad)
         return facts
 
@@ -78,6 +79,22 @@ class Analysis:
         )
 
     @cached_property
+    def spreads(self) -> Spreads:
+        """How far one draw of the weights lies from the root mean squares; computed when first read."""
+        return spread_of(self.flowed)
+
+    def grad_typical(self, parameter: str) -> tuple[float, tuple[float, float]] | None:
+        """The median of a parameter's gradient rms over draws of the weights, and the interval that holds 80 % of them.
+
+        None where the gradient is unknown, or passes recurrent modules.
+        """
+        grad = self.parameters[parameter].grad_rms
+        scale = self.spreads.parameters.get(parameter)
+        if not grad:
+            return None if grad is None else (0.0, (0.0, 0.0))
+        return None if scale is None else _scaled(grad, scale.spread)
+
+    @cached_property
     def coverage(self) -> Coverage:
         """How the ops were understood."""
         counts: dict[str, dict[str, int]] = {"sampled": {}, "opaque": {}}
@@ -91,8 +108,15 @@ class Analysis:
                 counts[how][op] = counts[how].get(op, 0) + 1
         return Coverage(known, counts["sampled"], counts["opaque"])
 
-    def to_target_report(self, name: str, gain_log2: float | None = None) -> TargetReport:
-        """The facts as the report carries them, with the end-to-end gain that the paths give."""
+    def to_target_report(self, name: str, gain_log2: float | None = None, entry: str | None = None) -> TargetReport:
+        """The facts as the report carries them.
+
+        Args:
+            gain_log2: the end-to-end gain that the paths give.
+            entry: the node where they end.
+        """
+        found = self.spreads.backward.get(entry or "") if gain_log2 is not None else None
+        spread = None if found is None else found.spread
         traced = self.flowed.traced
         return TargetReport(
             name,
@@ -101,20 +125,36 @@ class Analysis:
             traced.rung,
             self.coverage,
             gain_log2,
-            tuple(self.parameters.values()),
+            tuple(self._with_spread(facts) for facts in self.parameters.values()),
             tuple(self.modules.values()),
             self.nodes,
             (*traced.assumptions, *self.flowed.notes),
             inputs_origin=traced.arguments.origin,
+            gain_typical_log2=None if spread is None or gain_log2 is None else gain_log2 + spread.typical,
+            gain_interval_log2=None if spread is None or gain_log2 is None else _shifted(gain_log2, spread),
         )
 
+    def _with_spread(self, facts: ParameterFacts) -> ParameterFacts:
+        typical = self.grad_typical(facts.name)
+        return facts if typical is None else replace(facts, grad_typical=typical[0], grad_interval=typical[1])
+
     def _rms(self, node: str) -> tuple[float | None, float | None]:
-        value, grad = self.flowed.forward.get(node), self.flowed.backward.get(node)
+        value, grad = self.flowed.forward.get(node), self.flowed.rms(node)
         rms = _number(value.rms) if isinstance(value, Moments) else None
         unknown = self.flowed.unknown
-        if isinstance(value, tuple) or node in unknown.nodes or (grad is None and node in unknown.inner):
+        if isinstance(value, tuple) or node in unknown.nodes or node in unknown.inner:
             return rms, None
-        return rms, 0.0 if grad is None else _number(grad.rms)
+        return rms, 0.0 if grad is None else _number(grad)
+
+
+def _shifted(log2: float, spread: Spread) -> tuple[float, float]:
+    low, high = spread.ends
+    return log2 + low, log2 + high
+
+
+def _scaled(rms: float, spread: Spread) -> tuple[float, tuple[float, float]]:
+    low, high = (rms * 2.0**end for end in spread.ends)
+    return rms * 2.0**spread.typical, (low, high)
 
 
 def _number(x: float) -> float | None:

@@ -56,6 +56,8 @@ def cli() -> None:
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option("--input", multiple=True, metavar="SPEC", help="An input: [NAME:][DTYPE:]SHAPE, e.g. 2,3,224,224 or "
               "ids:int64<1000:2,128. Repeatable; what is not given is found in the file or guessed.")  # fmt: skip
+@click.option("--capture", is_flag=True, help="TARGET is a training script: run it until it first calls its model, and check "
+              "that model with those inputs. What follows are the script's arguments, after --.")  # fmt: skip
 @click.option("--verify", is_flag=True, help="Also run the models for real, forward and backward, and say where the prediction "
               "and the findings hold.")  # fmt: skip
 @click.option("--select", multiple=True, metavar="RULES", help="Only these rules: codes, prefixes or names, or ALL.")
@@ -74,6 +76,11 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
 
     TARGET is a file (model.py), a name in it (model.py:build), or an importable name (package.module:Net).
     """
+    arguments: tuple[str, ...] = ()
+    if options["capture"]:
+        targets, arguments = targets[:1], targets[1:]
+        if options["input"]:
+            raise click.UsageError("--capture takes the inputs from the script: --input does not go with it")
     if options["exit_zero"]:
         options["fail_on"] = "never"
     flags = {
@@ -91,9 +98,9 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
         logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
         logging.getLogger("gradlint").setLevel(logging.DEBUG)
     with _stdout_to_stderr():
-        from gradlint.engine import lint_targets
+        from gradlint.engine import lint_script, lint_targets
 
-        report = lint_targets(targets, settings)
+        report = lint_script(targets[0], arguments, settings) if options["capture"] else lint_targets(targets, settings)
     text = FORMATS[settings.output_format](report, view)
     if settings.output_file is not None:
         try:

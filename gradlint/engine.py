@@ -1,8 +1,9 @@
 """The whole pipeline in one screen: load, trace, flow, rules, real runs where they are asked for, report.
 
-lint_targets ── load ── build ──┐
-                                ├── _predict (trace, flow) ── _judge (rules) ── _verify (real runs) ── Report
-lint, analyze, verify ──────────┘
+lint_targets ── load ──────── build ──┐
+lint_script ─── capture ── the call ──┤
+                                      ├── _predict (trace, flow) ── _judge (rules) ── _verify (real runs) ── Report
+lint, analyze, verify ────────────────┘
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from gradlint.config import Settings
 from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError, VerificationError
 from gradlint.findings import Finding, Report, TargetReport
 from gradlint.flow import propagate
-from gradlint.load import Loaded, load
+from gradlint.load import Loaded, capture, load
 from gradlint.packs import choose, load_rules
 from gradlint.rule import Context, Rule
-from gradlint.trace import InputSpec, Laws, ambient_kept, build, parse_input, recording, trace
+from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
 from gradlint.verification import Verification, compare, duplicate, judge, measure, overlooked, precisions
 
-__all__ = ["analyze", "lint", "lint_targets", "verify"]
+__all__ = ["analyze", "lint", "lint_script", "lint_targets", "verify"]
 
 Model = nn.Module | Callable[[], nn.Module]
-Inputs = tuple[Any, ...] | Mapping[str, Any] | torch.Tensor | Sequence[InputSpec | str] | None
+Inputs = tuple[Any, ...] | Mapping[str, Any] | torch.Tensor | Sequence[InputSpec | str] | Arguments | None
 
 _SEEDS = 4
 
@@ -100,7 +101,7 @@ def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Repor
     findings, crashes = _judge(context, rules)
     if crashes:
         raise crashes[0]
-    facts = context.analysis.to_target_report(name, context.paths.log2)
+    facts = context.analysis.to_target_report(name, context.paths.log2, context.paths.entry)
     missed: list[TargetError] = []
     if seeds:
         again = None if isinstance(model, nn.Module) else model
@@ -118,19 +119,39 @@ def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
     """
     if not targets:
         raise UsageError("no target given: name a file, as in `gradlint model.py`")
+    return _lint_all({target: partial(load, target) for target in targets}, settings)
+
+
+def lint_script(target: str, arguments: Sequence[str], settings: Settings) -> Report:
+    """Run a training script until it calls its model, and judge that model with the arguments of that call.
+
+    Args:
+        target: ``train.py`` or ``package.train``; with ``:Name``, the first call of a class of that name.
+        arguments: the script's own.
+
+    Raises:
+        UsageError: a setting makes no sense.
+        PackError: a rule pack cannot be loaded.
+    """
+    return _lint_all({target: lambda: [capture(target, arguments)]}, settings)
+
+
+def _lint_all(sources: Mapping[str, Callable[[], Sequence[Loaded]]], settings: Settings) -> Report:
+    """Judge the models that each target yields."""
     rules = choose(load_rules(), settings)
     _specs(settings)
     reports: list[TargetReport] = []
     findings: list[Finding] = []
     failures: list[TargetError] = []
-    for target in targets:
+    for target, source in sources.items():
         with ambient_kept():  # what the file sets globally holds for its models, and for no other file
-            for item, model, laws in _models(target, failures):
+            for item, model, laws in _models(target, source, failures):
                 name = _name(target, item)
                 with _contained(name, failures):
-                    analysis = _predict(model, None, settings, laws, item.file)
+                    given = None if item.call is None else described(model, *item.call)
+                    analysis = _predict(model, given, settings, laws, item.file, as_is=item.call is not None)
                     context = Context(analysis, name, settings)
-                    facts = analysis.to_target_report(name, context.paths.log2)
+                    facts = analysis.to_target_report(name, context.paths.log2, context.paths.entry)
                     found, crashes = _judge(context, rules)
                     failures += crashes
                     if settings.verify:
@@ -144,13 +165,15 @@ def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
     return _report(reports, findings, failures, settings)
 
 
-def _models(target: str, failures: list[TargetError]) -> Iterator[tuple[Loaded, nn.Module, Laws]]:
+def _models(
+    target: str, source: Callable[[], Sequence[Loaded]], failures: list[TargetError]
+) -> Iterator[tuple[Loaded, nn.Module, Laws]]:
     """What a target yields, built. Imports and builders run in one recording: either may construct the layers."""
     built: list[tuple[Loaded, nn.Module]] = []
     with recording() as laws:
         items: Sequence[Loaded] = ()
         with _contained(target, failures):
-            items = load(target)
+            items = source()
         for item in items:
             with _contained(_name(target, item), failures):
                 built.append((item, build(item.build)))
@@ -165,9 +188,17 @@ def _name(target: str, item: Loaded) -> str:
     return target if target.rpartition(":")[2] == item.name else f"{target}:{item.name}"
 
 
-def _predict(model: Model, inputs: Inputs, settings: Settings, laws: Laws | None = None, file: str | None = None) -> Analysis:
+def _predict(
+    model: Model,
+    inputs: Inputs,
+    settings: Settings,
+    laws: Laws | None = None,
+    file: str | None = None,
+    *,
+    as_is: bool = False,
+) -> Analysis:
     given = inputs if inputs is not None else _specs(settings)
-    return Analysis.of(propagate(trace(model, given, laws=laws, file=file)))
+    return Analysis.of(propagate(trace(model, given, laws=laws, file=file, as_is=as_is)))
 
 
 def _judge(context: Context, rules: Sequence[Rule]) -> tuple[list[Finding], list[TargetError]]:

@@ -13,19 +13,21 @@ from torch import fx
 
 from gradlint.covary import Covariances, Ledger
 from gradlint.errors import AnalysisError
-from gradlint.flowed import Edge, Flowed
+from gradlint.flowed import Edge, Flowed, Units
+from gradlint.gathered import Gathered, in_units
+from gradlint.handles import Inputs, arguments, leaf_call
 from gradlint.handwritten import Norm, find_norms
-from gradlint.moments import Moments, energy, meet, total
-from gradlint.ops import IDENTITY, Call, Flow, by_parts, lookup
+from gradlint.moments import Moments, energy, meet
+from gradlint.ops import IDENTITY, Call, Flow, by_parts, check, lookup
 from gradlint.ops.sampled import or_sampled, said, sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
 from gradlint.region import Region
-from gradlint.trace.graph import Step, Traced, callable_of, op_name, step
+from gradlint.tails import bounded, source_of
+from gradlint.tangles import Tangles
+from gradlint.trace.graph import Step, Traced, callable_of, op_name, place_of, step
 from gradlint.unknown import Unknown
 
 __all__ = ["propagate"]
-
-_Inputs = dict[Moments, fx.Node | str]
 
 
 def propagate(traced: Traced) -> Flowed:
@@ -37,7 +39,8 @@ def propagate(traced: Traced) -> Flowed:
         AnalysisError: the graph refers to something unknown, a bug in gradlint.
     """
     run = _Run(traced)
-    with torch.enable_grad():  # slopes are differentiated, whatever mode the caller is in
+    # Slopes are differentiated, whatever mode the caller is in; moments that overflow are noticed (``bounded``).
+    with torch.enable_grad(), np.errstate(over="ignore", invalid="ignore"):
         run.forward()
         run.backward()
     return run.result()
@@ -47,25 +50,28 @@ def propagate(traced: Traced) -> Flowed:
 class _Run:
     traced: Traced
     values: dict[fx.Node, Any] = field(default_factory=dict)
-    flows: dict[fx.Node, tuple[Flow, _Inputs]] = field(default_factory=dict)
+    flows: dict[fx.Node, tuple[Flow, Inputs]] = field(default_factory=dict)
     grids: dict[fx.Node, Grid] = field(default_factory=dict)
-    grads: dict[fx.Node, Any] = field(default_factory=dict)
-    inside: dict[fx.Node, list[Moments]] = field(default_factory=dict)
-    parameters: dict[str, Moments] = field(default_factory=dict)
+    gathered: Gathered[fx.Node] = field(default_factory=lambda: Gathered(meet))
+    inside: Gathered[fx.Node] = field(default_factory=lambda: Gathered(operator.add))
+    parameters: Gathered[str] = field(default_factory=lambda: Gathered(operator.add))
     edges: list[Edge] = field(default_factory=list)
     how: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cones: dict[fx.Node, Cone] = field(default_factory=dict)
     norms: dict[fx.Node, Norm] = field(default_factory=dict)
     fixed: set[fx.Node] = field(default_factory=set)
+    unbounded: set[fx.Node] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         drawn = {name: p.drawn_with for name, p in self.traced.parameters.items() if p.law.std > 0}
-        self.covariances = Covariances(Ledger(self.traced.graph, drawn, self.values, self.grads, self.grids))
+        self.covariances = Covariances(Ledger(self.traced.graph, drawn, self.values, self.gathered, self.grids))
         self.unknown = Unknown(self.traced)
+        self.tangles = Tangles(self.traced.graph)
 
     def forward(self) -> None:
-        self.cones, self.norms = find_cones(self.traced.graph), find_norms(self.traced.graph)
+        self.norms = find_norms(self.traced.graph)
+        self.cones = {n: cone for n, cone in find_cones(self.traced.graph).items() if n not in self.tangles.members}
         self.covariances.ledger.found(self.cones, self.norms)
         for node in self.traced.graph.nodes:
             if node.op != "output":
@@ -93,7 +99,7 @@ class _Run:
         try:
             return by(node, value)
         except Exception as error:  # noqa: BLE001  (as in _apply)
-            self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: terms taken as independent ({said(error)})")
+            self.notes.append(f"{place_of(node)}: {op_name(node)}: terms taken as independent ({said(error)})")
             return value
 
     def _pinned(self, node: fx.Node, value: Any) -> Any:
@@ -126,59 +132,63 @@ class _Run:
             return member
         if facts.shape is not None and not facts.floating:
             raise _Unknown("it returns complex numbers")
-        blank = [n for n in node.all_input_nodes if self.values[n] is None]
+        blank = [n for n in node.all_input_nodes if self.values[n] is None and n not in self.unbounded]
         if blank and all(step(n).floating for n in blank):  # complex ones are sampled on the way; behind others all is unknown
             self.how[node.name] = "opaque"
             return None
-        if node in self.norms:
+        value = self._judged(node, facts)
+        if not bounded(value):
+            self.unbounded.add(node)
+            self.cones.pop(node, None)
+            raise _Unknown("its entries are unbounded")
+        return value
+
+    def _judged(self, node: fx.Node, facts: Step) -> Any:
+        """By what was recognised in the graph, else as a call of its own."""
+        if node in self.norms and self.values[self.norms[node].root] is not None:
             return self._norm_value(node, self.norms[node])
-        if node in self.cones:
+        if node in self.cones and self.values[self.cones[node].root] is not None:
             return self._cone_value(node)
+        self.cones.pop(node, None)
+        if node in self.tangles.members:
+            self.how[node.name] = "sampled"
+            return self.tangles.enter(node, self.values)
         return self._call(node, facts)
 
-    def _norm_value(self, node: fx.Node, norm: Norm) -> Moments:
-        x: Moments = replace(self.values[norm.root])
+    def _norm_value(self, node: fx.Node, norm: Norm) -> Any:
+        x: Moments = self.values[norm.root].twin()
         flow = norm.flow(Call(step(node).shape), x)
         self.flows[node] = (flow, {x: norm.root})
-        out: Moments = flow.out
-        return out
+        return flow.out
 
-    def _cone_value(self, node: fx.Node) -> Moments:
+    def _cone_value(self, node: fx.Node) -> Any:
         cone = self.cones[node]
         root: Moments = self.values[cone.root]
         if cone.root not in self.grids:
             self.grids[cone.root] = grid_of(cone, root)
-        return self.grids[cone.root].moments(node)
+        inside = source_of(node, cone, self.grids[cone.root], self.values)
+        if inside is None:
+            return self.grids[cone.root].moments(node)
+        del self.cones[node]
+        inputs: Inputs = {}
+        flow = self._region(node, inside, inputs, "its moments tell too little")
+        self.flows[node] = (flow, inputs)
+        return flow.out
 
     def _call(self, node: fx.Node, facts: Step) -> Any:
-        inputs: _Inputs = {}
-
-        def abstract(x: Any) -> Any:
-            if not isinstance(x, fx.Node):
-                return x
-            value = self.values[x]
-            if not isinstance(value, Moments):
-                return value
-            handle = replace(value)  # its own identity: the same tensor may be passed twice
-            inputs[handle] = x
-            return handle
-
-        args: Any = fx.node.map_aggregate(node.args, abstract)
-        kwargs: Any = dict(fx.node.map_aggregate(node.kwargs, abstract))
-        if "input" in kwargs and not args:
-            args = (kwargs.pop("input"),)
+        args, kwargs, inputs = arguments(node, self.values)
         call = Call(facts.shape)
         if "attention" in op_name(node):
             call = replace(call, shared_width=shared_width(node))
         if node.op == "call_module":
-            call = self._leaf(node, inputs)
-        flow = self._apply(node, call, tuple(args), kwargs, inputs)
+            call = leaf_call(node, self.traced, inputs)
+        flow = self._apply(node, call, args, kwargs, inputs)
         self.flows[node] = (flow, inputs)
         if self.how[node.name] == "known":
-            self.covariances.ledger.called(node, call, tuple(args), kwargs, inputs)
+            self.covariances.ledger.called(node, call, args, kwargs, inputs)
         return flow.out
 
-    def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: _Inputs) -> Flow:
+    def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Inputs) -> Flow:
         op = lookup(self._target(node))
         if any(self.values[n] is None for n in node.all_input_nodes):
             return self._region(node, lambda n: self.values[n] is None, inputs, "it depends on a tensor without moments")
@@ -188,13 +198,13 @@ class _Run:
         if op is not None:
             try:
                 flow = op.function(call, *args, **kwargs)
-                _check_shape(flow, call)
+                check(flow, call)
                 flow = by_parts(op.apart, op.function, call, args, kwargs, flow)
             except NotImplementedError as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001  (a formula that breaks must not hide the rest; it is reported)
                 reason = f"formula failed ({said(error)})"
-                self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: {reason}")
+                self.notes.append(f"{place_of(node)}: {op_name(node)}: {reason}")
             else:
                 if node.op == "call_module":
                     return flow
@@ -205,7 +215,7 @@ class _Run:
             return self._region(node, lambda n: n.op.startswith("call") and n in self.fixed, inputs, reason)
         return self._sampled(node, callable_of(node), args, kwargs, reason)
 
-    def _region(self, node: fx.Node, inside: Callable[[fx.Node], bool], inputs: _Inputs, reason: str) -> Flow:
+    def _region(self, node: fx.Node, inside: Callable[[fx.Node], bool], inputs: Inputs, reason: str) -> Flow:
         """What is made of tensors without moments, or of weights alone: sampled together with what they are made of."""
         region = Region(node, inside)
         inputs.clear()
@@ -225,48 +235,45 @@ class _Run:
 
     def _sampled_back(self, node: fx.Node, reason: str) -> None:
         self.how[node.name] = "sampled"
-        self.notes.append(f"{self._where(node, step(node))}: {op_name(node)}: formula of its gradient failed ({reason})")
+        self.notes.append(f"{place_of(node)}: {op_name(node)}: formula of its gradient failed ({reason})")
 
     def _target(self, node: fx.Node) -> Any:
         if node.op == "call_module":
             return type(self.traced.model.get_submodule(str(node.target)))
         return node.target
 
-    def _leaf(self, node: fx.Node, inputs: _Inputs) -> Call:
-        module = self.traced.model.get_submodule(str(node.target))
-        local: dict[str, Moments] = {}
-        by_name = {name: record for record in self.traced.parameters.values() for name in record.names}
-        for name, _ in module.named_parameters():
-            record = by_name[f"{node.target}.{name}"]
-            local[name] = replace(record.law.moments)
-            inputs[local[name]] = record.name
-        return Call(None, dict(vars(module)), local)
-
-    def _where(self, node: fx.Node, facts: Step) -> str:
-        return str(facts.location) if facts.location else f"{facts.module or 'model'} ({node.name})"
-
     def backward(self) -> None:
         nodes = {n.name: n for n in self.traced.graph.nodes}
         if self.traced.output not in nodes:
             raise AnalysisError(f"the output node {self.traced.output!r} is not in the graph")
         start = nodes[self.traced.output]
-        self.grads[start] = Moments.iid(step(start).shape or ())
-        self.covariances.sent(None, 0, start, self.grads[start])
+        cotangent = Moments.iid(step(start).shape or ())
+        self.gathered.add(start, cotangent, 0)
+        self.covariances.sent(None, 0, start, cotangent)
         for node in reversed(list(self.traced.graph.nodes)):
-            g, lost = self.grads.get(node), node.name in self.unknown.nodes
+            alone, lost = self._alone(node), node.name in self.unknown.nodes
+            self.gathered.add(node, self.tangles.arrived(node), 0)
+            g = self.gathered.grads.get(node)
             if g is not None:
-                g = self.grads[node] = self._corrected(self.covariances.met, node, g)
+                self.gathered.grads[node] = self._corrected(self.covariances.met, node, g)
+                g = self.gathered.settle(node)
                 if node.op == "get_attr":
-                    self._send_parameter(str(node.target), g)
+                    self.parameters.add(str(node.target), g, self.gathered.units[node])
             if (g is None and not lost) or not step(node).grad or node.op in ("placeholder", "get_attr", "output"):
                 continue
-            if lost or not self._back(node, g):
+            if lost or not self._back(node, g, alone):
                 self.unknown.behind(node)
 
-    def _back(self, node: fx.Node, g: Any) -> bool:
-        """Send the gradient of a node on to its inputs; False where the way is unknown."""
+    def _alone(self, node: fx.Node) -> Any:
+        """What has arrived at a member of a tangle from outside, as it is."""
+        return in_units(self.gathered.grads.get(node), self.gathered.units.get(node, 0)) if node in self.tangles.members else None
+
+    def _back(self, node: fx.Node, g: Any, alone: Any) -> bool:
+        """Send the gradient of a node (``alone``: without a tangle's share) to its inputs; False where the way is unknown."""
         try:
-            if node in self.cones and isinstance(self.values[node], Moments):
+            if node in self.tangles.members:
+                self.edges += [Edge(node.name, source.name, arrived, 0) for source, arrived in self.tangles.back(node, alone)]
+            elif node in self.cones and isinstance(self.values[node], Moments):
                 self._back_cone(node, g)
             elif node in self.flows:
                 self._back_call(node, g)
@@ -284,9 +291,9 @@ class _Run:
         interior = cone.members[: cone.members.index(node)]
         for member, grad in self.grids[cone.root].gradient(node, g, [cone.root, *interior]).items():
             if member is cone.root:
-                self._send(node, member, grad, g)
+                self._send(node, member, grad)
             else:
-                self.inside.setdefault(member, []).append(grad)
+                self.inside.add(member, grad, self.gathered.units[node])
 
     def _back_call(self, node: fx.Node, g: Any) -> None:
         flow, inputs = self.flows[node]
@@ -294,56 +301,50 @@ class _Run:
         for handle, grad in flow.back(g).items():
             target = inputs.get(handle)
             if target is not None:
-                self._send(node, target, grad, g, slots[handle])
+                self._send(node, target, grad, slots[handle])
 
     def _back_member(self, node: fx.Node, g: Moments) -> None:
         """One member of a tuple: its gradient waits in a tuple at the call."""
         call: Any = node.args[0]
         index: Any = node.args[1]
         width = len(self.values[call])
-        waiting = self.grads.get(call) or (None,) * width
-        members = list(waiting)
-        position = operator.index(index) % width
-        members[position] = meet(members[position], g)
-        self.grads[call] = tuple(members)
+        members: list[Moments | None] = [None] * width
+        members[operator.index(index) % width] = g
+        self.gathered.add(call, tuple(members), self.gathered.units[node])
 
-    def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, g: Any, slot: int = 0) -> None:
-        arrived, source = energy(grad), energy(g)
+    def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, slot: int = 0) -> None:
+        arrived, unit = energy(grad), self.gathered.units[node]
         if isinstance(target, str):
-            self._send_parameter(target, grad)
-            self.edges.append(Edge(node.name, target, arrived, source))
+            self.parameters.add(target, grad, unit)
+            self.edges.append(Edge(node.name, target, arrived, unit))
             return
         facts = step(target)
         if not facts.grad or not facts.floating or (target.op == "get_attr" and facts.value is not None):
             return
-        self.grads[target] = meet(self.grads.get(target), grad)
-        self.edges.append(Edge(node.name, target.name, arrived, source))
+        self.gathered.add(target, grad, unit)
+        self.edges.append(Edge(node.name, target.name, arrived, unit))
         self.covariances.sent(node, slot, target, grad)
 
-    def _send_parameter(self, name: str, grad: Moments) -> None:
-        self.parameters[name] = self.parameters[name] + grad if name in self.parameters else grad
-
     def result(self) -> Flowed:
-        backward = {n.name: g for n, g in self.grads.items() if isinstance(g, Moments)}
-        for node, extra in self.inside.items():
-            known = [backward[node.name]] if node.name in backward else []
-            backward[node.name] = total([*known, *extra])
+        for node in list(self.inside.grads):
+            if isinstance(self.gathered.grads.get(node), Moments):
+                self.inside.add(node, self.gathered.grads[node], self.gathered.units[node])
+        backward = {n: g for n, g in {**self.gathered.grads, **self.inside.grads}.items() if isinstance(g, Moments)}
+        units = {**self.gathered.units, **self.inside.units}
         return Flowed(
             self.traced,
             {n.name: value for n, value in self.values.items()},
-            {name: g for name, g in backward.items() if name not in self.unknown.nodes},
-            {name: g for name, g in self.parameters.items() if name not in self.unknown.parameters},
+            {n.name: g for n, g in backward.items() if n.name not in self.unknown.nodes},
+            {name: g for name, g in self.parameters.grads.items() if name not in self.unknown.parameters},
+            Units({n.name: units[n] for n in backward}, self.parameters.units),
             tuple(self.edges),
             self.how,
             (*dict.fromkeys(self.notes), *self.unknown.notes(), *self.covariances.notes),
             self.unknown,
+            {n.name: self.grids[cone.root] for n, cone in self.cones.items() if cone.root in self.grids},
+            {n.name: norm for n, norm in self.norms.items()},
         )
 
 
 class _Unknown(Exception):  # noqa: N818
     """Neither a formula nor a sample."""
-
-
-def _check_shape(flow: Flow, call: Call) -> None:
-    if isinstance(flow.out, Moments) and call.shape is not None and flow.out.shape != call.shape:
-        raise ValueError(f"shape {flow.out.shape} where torch gives {call.shape}")

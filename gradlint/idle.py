@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import fx
@@ -76,7 +76,8 @@ def cancelled(flowed: Flowed) -> Iterator[Cancelled]:
         if not sums or None in sums or name in flowed.unknown.parameters:
             continue
         places = [node for node in sums if node is not None]
-        arriving, by = sum(_energy(flowed.backward, node) for node in places), _absorber(places)
+        unit = flowed.units.parameters.get(name, max(flowed.units.backward.get(node.name, 0) for node in places))
+        arriving, by = sum(flowed.energy(node.name, unit) for node in places), _absorber(places)
         if by and arriving > 0 and energy(flowed.parameters.get(name)) <= _ZERO * arriving:
             yield Cancelled(name, by, math.sqrt(arriving / math.prod(flowed.traced.parameters[name].shape)))
 
@@ -99,10 +100,6 @@ def _is_added(node: fx.Node, user: fx.Node, op: str) -> bool:
         return True
     place = _BIAS.get(op, len(user.args))
     return user.kwargs.get("bias") is node or (place < len(user.args) and user.args[place] is node)
-
-
-def _energy(backward: Mapping[str, object], node: fx.Node) -> float:
-    return energy(backward.get(node.name))
 
 
 def _absorber(sums: list[fx.Node]) -> str:

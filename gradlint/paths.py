@@ -19,7 +19,6 @@ import networkx as nx
 from torch import fx
 
 from gradlint.analysis import Analysis
-from gradlint.moments import Moments
 from gradlint.trace.graph import Step, op_name, step
 
 __all__ = ["Loop", "Paths", "Segment", "find_paths"]
@@ -87,12 +86,18 @@ class Paths:
     loops: tuple[Loop, ...]
     entries: tuple[str, ...] = ()
 
+    @property
+    def entry(self) -> str | None:
+        """The node where the spine ends; the largest entry where it ends at several."""
+        end = self.segments[-1].end if self.segments else None
+        return self.entries[0] if end == _ENTRY and self.entries else end
+
 
 def find_paths(analysis: Analysis) -> Paths:
     """Gains, spine and loops of an analysed model."""
     flowed = analysis.flowed
     nodes = {n.name: n for n in flowed.traced.graph.nodes}
-    energy = {name: _energy(g) for name, g in flowed.backward.items()}
+    bits = {name: found for name in flowed.backward if (found := flowed.log2_energy(name)) is not None}
     source = flowed.traced.output
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_node(source)
@@ -100,32 +105,29 @@ def find_paths(analysis: Analysis) -> Paths:
         producer = nodes.get(edge.producer)
         if producer is None or producer.op == "get_attr":
             continue
-        graph.add_edge(edge.consumer, edge.producer, energy=edge.energy)
+        graph.add_edge(edge.consumer, edge.producer)
     for name, node in nodes.items():
         if _is_member(node):
-            graph.add_edge(name, str(node.args[0]), energy=energy.get(name, 0.0))
-    entries = _entries(graph, nodes, energy, flowed.unknown.nodes)
+            graph.add_edge(name, str(node.args[0]))
+    entries = _entries(graph, nodes, bits, flowed.unknown.nodes)
     for name in entries:
-        graph.add_edge(name, _ENTRY, energy=energy[name])
-    gains = {n: 0.5 * math.log2(e / energy[source]) for n, e in energy.items() if e > 0 and energy[source] > 0}
-    loops = tuple(_loops(graph, nodes, energy))
+        graph.add_edge(name, _ENTRY)
+    gains = {n: (b - bits[source]) / 2 for n, b in bits.items()} if source in bits else {}
+    loops = tuple(_loops(graph, nodes, bits))
     if _ENTRY not in graph or not nx.has_path(graph, source, _ENTRY):
         return Paths(None, (), gains, loops)
-    energy[_ENTRY] = sum(energy[name] for name in entries)
-    spine = [n for n in _spine(graph, source) if energy.get(n, 0.0) > 0]
+    most = max(bits[name] for name in entries)
+    bits[_ENTRY] = most + math.log2(sum(2.0 ** (bits[name] - most) for name in entries))
+    spine = [n for n in _spine(graph, source) if n in bits]
     if len(entries) == 1:  # the input itself is the end of the spine
         spine.remove(_ENTRY)
     reused = {name for loop in loops for name in loop.nodes}
-    segments = tuple(_segment(graph, nodes, energy, start, end, reused) for start, end in pairwise(spine))
+    segments = tuple(_segment(graph, nodes, bits, start, end, reused) for start, end in pairwise(spine))
     segments = _to_first_layer(segments)
     if not segments:
         return Paths(None, (), gains, loops)
-    by_size = tuple(sorted(entries, key=lambda name: (-energy[name], name)))
+    by_size = tuple(sorted(entries, key=lambda name: (-bits[name], name)))
     return Paths(sum(s.log2 for s in segments), _with_norms(segments), gains, loops, by_size)
-
-
-def _energy(g: Moments) -> float:
-    return g.q * math.prod(g.shape)
 
 
 def _is_member(node: fx.Node) -> bool:
@@ -136,18 +138,18 @@ def _is_member(node: fx.Node) -> bool:
     )
 
 
-def _entries(graph: nx.DiGraph[str], nodes: Mapping[str, fx.Node], energy: Mapping[str, float], unknown: set[str]) -> list[str]:
+def _entries(graph: nx.DiGraph[str], nodes: Mapping[str, fx.Node], bits: Mapping[str, float], unknown: set[str]) -> list[str]:
     """Where gradient leaves the model: its floating inputs, or the lookups that stand in for them; none where it is unknown."""
-    floats = [n for n, node in nodes.items() if node.op == "placeholder" and (n in unknown or energy.get(n, 0.0) > 0)]
+    floats = [n for n, node in nodes.items() if node.op == "placeholder" and (n in unknown or n in bits)]
     if floats:
         return [] if unknown.intersection(floats) else floats
-    lookups = [n for n, node in nodes.items() if "embedding" in op_name(node) and (n in unknown or energy.get(n, 0.0) > 0)]
+    lookups = [n for n, node in nodes.items() if "embedding" in op_name(node) and (n in unknown or n in bits)]
     if unknown.intersection(lookups):
         return []
     if lookups:
         biggest = max(_vocabulary(nodes[n]) for n in lookups)
         return [n for n in lookups if _vocabulary(nodes[n]) == biggest]
-    ends = [n for n in graph if graph.out_degree(n) == 0 and n in nodes and energy.get(n, 0.0) > 0]
+    ends = [n for n in graph if graph.out_degree(n) == 0 and n in nodes and n in bits]
     return [] if unknown else ends
 
 
@@ -168,7 +170,7 @@ def _spine(graph: nx.DiGraph[str], source: str) -> list[str]:
 def _segment(
     graph: nx.DiGraph[str],
     nodes: Mapping[str, fx.Node],
-    energy: Mapping[str, float],
+    bits: Mapping[str, float],
     start: str,
     end: str,
     reused: Iterable[str],
@@ -176,7 +178,7 @@ def _segment(
     """One stretch of the spine: the ops between, and what they are called."""
     inner = _between(graph, start, end)
     ops = [n for n in inner if n in nodes]
-    log2 = 0.5 * math.log2(energy[end] / energy[start])
+    log2 = (bits[end] - bits[start]) / 2
     if set(ops) & set(reused) or any(nodes[n].op == "call_module" for n in ops):
         cause = "recurrence"
     elif len(ops) > 1:
@@ -258,7 +260,7 @@ def _with_norms(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     return tuple(out)
 
 
-def _loops(graph: nx.DiGraph[str], nodes: Mapping[str, fx.Node], energy: Mapping[str, float]) -> Iterable[Loop]:
+def _loops(graph: nx.DiGraph[str], nodes: Mapping[str, fx.Node], bits: Mapping[str, float]) -> Iterable[Loop]:
     """Square weights used by at least four ops, each fed by the one before."""
     users: dict[str, list[str]] = {}
     for name, node in nodes.items():
@@ -267,10 +269,10 @@ def _loops(graph: nx.DiGraph[str], nodes: Mapping[str, fx.Node], energy: Mapping
             if n.op == "get_attr" and step(n).value is None and len(shape) == 2 and shape[0] == shape[1]:
                 users.setdefault(str(n.target), []).append(name)
     for parameter, uses in users.items():
-        live = [u for u in uses if u in graph and energy.get(u, 0.0) > 0]
+        live = [u for u in uses if u in graph and u in bits]
         if len(live) < 4 or not all(nx.has_path(graph, late, early) for early, late in pairwise(live)):
             continue
         # the middle of the loop: the ends feel how the sequence starts and is read
         first, last = len(live) // 4, len(live) - 1 - len(live) // 8
-        bits = 0.5 * math.log2(energy[live[first]] / energy[live[last]]) / max(last - first, 1)
-        yield Loop(parameter, tuple(live), bits, len(live))
+        gained = (bits[live[first]] - bits[live[last]]) / 2 / max(last - first, 1)
+        yield Loop(parameter, tuple(live), gained, len(live))

@@ -23,7 +23,7 @@ from gradlint.moments import GRID, Array, Moments, Parts, along, carried, cut, j
 from gradlint.ops.registry import IDENTITY, POINTWISE
 from gradlint.trace.graph import step
 
-__all__ = ["Cone", "Grid", "find_cones", "grid_of", "scalar_function", "shared_width"]
+__all__ = ["Cone", "Grid", "elementwise", "find_cones", "grid_of", "scalar_function", "shared_width"]
 
 _ARITHMETIC = {
     "add": torch.add,
@@ -73,7 +73,7 @@ def find_cones(graph: fx.Graph) -> dict[fx.Node, Cone]:
     cones: dict[fx.Node, Cone] = {}
     by_root: dict[fx.Node, Cone] = {}
     for node in graph.nodes:
-        if node.op not in ("call_function", "call_method") or scalar_function(node) is None or not _of_entries(node):
+        if not elementwise(node):
             continue
         tensors = [n for n in node.all_input_nodes if not _is_scalar_constant(n)]
         roots = {cones[n].root if n in cones else n for n in tensors}
@@ -86,6 +86,11 @@ def find_cones(graph: fx.Graph) -> dict[fx.Node, Cone]:
         cone.members.append(node)
         cones[node] = cone
     return cones
+
+
+def elementwise(node: fx.Node) -> bool:
+    """A call that acts on every entry alone, on however many tensors."""
+    return node.op in ("call_function", "call_method") and scalar_function(node) is not None and _of_entries(node)
 
 
 def _of_entries(node: fx.Node) -> bool:
@@ -142,8 +147,10 @@ class Grid:
         def concrete(x: Any) -> Any:
             if not isinstance(x, fx.Node):
                 return x
-            value = step(x).value
-            return self._values[x] if x in self._values else value.reshape(-1)[0].double() if value is not None else x
+            if x in self._values or (value := step(x).value) is None:
+                return self._values.get(x, x)
+            number = value.reshape(-1)[0]
+            return number if number.dtype == torch.bool else number.double()
 
         args = fx.node.map_aggregate(node.args, concrete)
         kwargs = fx.node.map_aggregate(node.kwargs, concrete)
@@ -153,11 +160,20 @@ class Grid:
             out = out.double()
         return out if step(node).grad else out.detach()
 
+    @property
+    def root(self) -> fx.Node:
+        """The node that all members are functions of."""
+        return self._cone.root
+
     def moments(self, node: fx.Node) -> Moments:
         """Law of a member's value; exact (not through the series) where it is an affine function of the root."""
         values = _finite(self._values[node].detach().numpy())
         line = self._line(values)
         return self._root.map(values) if line is None else self._root.scale(line[0]).shift(line[1])
+
+    def affine(self, node: fx.Node) -> bool:
+        """A member is a multiple of the root plus a number."""
+        return self._line(_finite(self._values[node].detach().numpy())) is not None
 
     def gradient(self, tail: fx.Node, g: Moments, wanted: list[fx.Node]) -> dict[fx.Node, Moments]:
         """Moments of the gradient at the root and at members ``wanted``, from the gradient ``g`` at ``tail``."""
@@ -172,8 +188,9 @@ class Grid:
             if slope is not None:
                 slopes_at = _finite(slope.numpy())
                 grad, at_root = self._times(arrived, slopes_at), n is self._cone.root
-                radial = self._radial(tail, g, slopes_at) if at_root else None
-                found[n] = replace(grad, profile=grad.profile if at_root else None, radial=radial)
+                if at_root and g.radial is not None and len(g.dims) > 1:
+                    grad = replace(self._confined(grad, tail, g, slopes_at), radial=self._radial(tail, g, slopes_at))
+                found[n] = grad if at_root else replace(grad, profile=None)
         return found
 
     def curve(self, node: fx.Node) -> tuple[Array, Array]:
@@ -184,10 +201,29 @@ class Grid:
         (slope,) = torch.autograd.grad(values.sum(), self._leaf, retain_graph=True)
         return _finite(values.detach().numpy()), _finite(slope.numpy())
 
-    def _radial(self, tail: fx.Node, g: Moments, slope: Array) -> float | None:
+    def _confined(self, grad: Moments, tail: fx.Node, g: Moments, slope: Array) -> Moments:
+        """The gradient at the root where ``Σ g φ`` is known per channel: ``Σ g φ'`` has what φ' owes to φ from there.
+
+        With ``φ' = α + βφ + rest`` a channel's sum contains ``β²(Σ g φ)²`` and not, as for an independent g, ``β² n q_g Var φ``.
+        """
+        phi = _finite(self._values[tail].detach().numpy())
+        n = math.prod(size for d, size in enumerate(g.shape) if d != 1)
+        if n < 2 or phi.shape != GRID.z.shape or g.radial is None:
+            return grad
+        phi = phi - GRID.weights @ phi
+        variance = float(GRID.weights @ phi**2)
+        beta = float(GRID.weights @ (phi * slope)) / variance if variance > 0.0 else 0.0
+        change = beta**2 * (g.radial**2 - n * g.q * variance)
+        now = grad.sum([d for d in range(len(g.dims)) if d != 1]).q
+        v, channel = grad.v.copy(), grad.atoms(1)
+        shared = max(change, -now) / (n * (n - 1))
+        v[tuple(int(a in channel) for a in range(v.ndim))] += shared
+        v[(1,) * v.ndim] -= shared
+        return replace(grad, v=v)
+
+    def _radial(self, tail: fx.Node, g: Moments, slope: Array) -> float:
         """``Σ g φ'(x) x = Σ g φ(x) + Σ g (x φ'(x) − φ(x))`` per channel; the last term is zero for a ReLU."""
-        if g.radial is None or len(g.dims) < 2:
-            return None
+        assert g.radial is not None  # noqa: S101  (asked for only then)
         rest = self._root.map(self._root.on_grid() * slope - _finite(self._values[tail].detach().numpy()))
         others = [d for d in range(len(g.dims)) if d != 1]
         return math.hypot(g.radial, product(replace(g, profile=None, radial=None), rest).sum(others).rms)
@@ -254,8 +290,10 @@ class _GridOfValues(Grid):
     def moments(self, node: fx.Node) -> Moments:
         return Moments.of_array(_finite(self._values[node].detach().numpy()).reshape(self._shape))
 
-    def _at_root(self, tail: fx.Node, g: Moments) -> Moments:  # noqa: ARG002 (values have no profile)
-        return replace(g, profile=None)
+    def gradient(self, tail: fx.Node, g: Moments, wanted: list[fx.Node]) -> dict[fx.Node, Moments]:
+        if g.profile is not None:  # it depends on the values: on their law, where a profile is kept
+            return Grid(self._cone, replace(self._root, value=None)).gradient(tail, g, wanted)
+        return super().gradient(tail, g, wanted)
 
     def _times(self, g: Moments, slope: Array) -> Moments:
         return product(g, Moments.of_array(slope.reshape(self._shape)))

@@ -70,6 +70,9 @@ LIMITS: Mapping[str, Limit] = {
 """Every threshold of the built-in rules, in bits of gradient norm."""
 
 
+_SPREAD = 0.5  # bits; below, 80 % of the draws lie within a factor of 1.6 of the median
+
+
 @dataclass(frozen=True)
 class Context:
     """What a rule may know about one model.
@@ -88,6 +91,12 @@ class Context:
     def paths(self) -> Paths:
         """Gains over the graph."""
         return find_paths(self.analysis)
+
+    @cached_property
+    def typical(self) -> float:
+        """Bits by which the median end-to-end gain differs from the mean one; 0 where draws of the weights hardly differ."""
+        scale = self.analysis.spreads.backward.get(self.paths.entry or "")
+        return scale.spread.typical if scale is not None and scale.spread.bits > _SPREAD else 0.0
 
     @property
     def parameters(self) -> Mapping[str, ParameterRecord]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from gradlint.trace.graph import Traced, op_name, step
+from gradlint.trace.graph import Traced, op_name, place_of, step
 
 __all__ = ["Unknown"]
 
@@ -58,9 +58,7 @@ class Unknown:
 
     def note(self, node: fx.Node) -> str:
         """Why nothing is known about an op, with the line that calls it."""
-        facts = step(node)
-        place = facts.location or f"{facts.module or 'model'} ({node.name})"
-        return f"{place}: nothing is known about {op_name(node)}: {self.reasons[node.name]}"
+        return f"{place_of(node)}: nothing is known about {op_name(node)}: {self.reasons[node.name]}"
 
     def passed(self, how: Mapping[str, str], backward: Iterable[str]) -> set[str]:
         """Those of ``reasons`` that a gradient has to pass, be it in an op that takes what they return.

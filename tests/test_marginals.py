@@ -229,6 +229,35 @@ class Shortcut(nn.Module):
         return F.relu(x + self.norm2(self.conv2(x)))
 
 
+class Squeezed(nn.Module):
+    """Squeeze and excitation (Hu et al. 2018): a gate hears its channel's gradient times the channel, of which the mask knows."""
+
+    def __init__(self, width=32, blocks=3):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width)
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(blocks))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(blocks))
+        self.gates = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        for conv, norm, gate in zip(self.convs, self.norms, self.gates, strict=True):
+            branch = norm(conv(x))
+            x = F.relu(x + branch * torch.sigmoid(gate(branch.mean((2, 3))))[:, :, None, None])
+        return x.mean((2, 3))
+
+
+class Longest(nn.Module):
+    """The largest of all places of a rectified tensor: its entry was not cut off."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(8, 64, 3), nn.Linear(64, 32)
+
+    def forward(self, x):
+        return self.head(F.relu(self.conv(x)).max(2)[0])
+
+
 MODELS = {
     "relu": (Stack, "256,192"),
     "zero gamma": (lambda: Stack(gamma=0.0), "256,192"),
@@ -240,6 +269,8 @@ MODELS = {
     "windows apart": (lambda: Pooled(2, 2), "8,3,12,12"),
     "windows that overlap": (lambda: Pooled(3, 2), "8,3,12,12"),
     "padded shortcut": (Shortcut, "8,3,10,10"),
+    "gated channels": (Squeezed, "16,3,12,12"),
+    "largest of all places": (Longest, "32,8,30"),
 }
 
 

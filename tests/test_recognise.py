@@ -113,6 +113,10 @@ def band(x: torch.Tensor) -> torch.Tensor:
     return x.masked_fill((x < -0.5) | ~(x <= 1.0), 0.3)
 
 
+def nothing_masked(x: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(x).masked_fill(torch.zeros(x.shape, dtype=torch.bool), -1e9)
+
+
 def relu_by_assignment(x: torch.Tensor) -> torch.Tensor:
     y = x * 1.0
     y[y < 0] = 0.0
@@ -134,7 +138,8 @@ def signed(x: torch.Tensor) -> torch.Tensor:
 
 
 CONES = [
-    relu_by_mask, relu_by_cast, leaky_by_where, relu_by_zeros, band, relu_by_assignment, rounded, rounded_by_data, signed,
+    relu_by_mask, relu_by_cast, leaky_by_where, relu_by_zeros, band, nothing_masked, relu_by_assignment, rounded,
+    rounded_by_data, signed,
     swish, swish_by_exp, gelu_by_tanh, gelu_by_pow, gelu_by_erf, mish, skip_relu, relu_twice, relu_pair, leaky_by_clamp,
     tanh_residue, square, bell, sigmoid_slope, in_place, half_of_twice,
 ]  # fmt: skip

@@ -63,9 +63,9 @@ def test_expectation_is_complete(target):
     assert expected["why"]
     assert expected["inputs"]
     if expected["verdict"] == "clean":
-        assert expected.keys() == {"verdict", "inputs", "why"}
+        assert expected.keys() - {"miss"} == {"verdict", "inputs", "why"}
         return
-    assert expected.keys() == {"verdict", "inputs", "why", "codes", "line"}
+    assert expected.keys() - {"miss"} == {"verdict", "inputs", "why", "codes", "line"}
     assert expected["codes"]
     lines = (ZOO / target.partition(":")[0]).read_text(encoding="utf-8").splitlines()
     assert sum(expected["line"] in line for line in lines) == 1

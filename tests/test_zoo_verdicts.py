@@ -20,7 +20,16 @@ def _lint(key: str) -> Report:
     return lint_targets([str(ZOO / key)], Settings(input=tuple(EXPECTED[key].get("inputs", ()))))
 
 
-@pytest.mark.parametrize("key", [k for k, e in EXPECTED.items() if e["verdict"] == "clean"])
+def _expected(*verdicts: str) -> list[Any]:
+    """Keys of the zoo; of known misses it is expected, strictly, that they are still missed."""
+    return [
+        pytest.param(key, marks=pytest.mark.xfail(reason=expected["miss"], strict=True) if "miss" in expected else ())
+        for key, expected in EXPECTED.items()
+        if expected["verdict"] in verdicts
+    ]
+
+
+@pytest.mark.parametrize("key", _expected("clean"))
 def test_healthy_model_passes(key: str) -> None:
     report = _lint(key)
     assert not report.failures
@@ -28,7 +37,7 @@ def test_healthy_model_passes(key: str) -> None:
     assert report.exit_code == 0
 
 
-@pytest.mark.parametrize("key", [k for k, e in EXPECTED.items() if e["verdict"] != "clean"])
+@pytest.mark.parametrize("key", _expected("explodes", "vanishes"))
 def test_bad_model_fails_on_the_guilty_line(key: str) -> None:
     report, expected = _lint(key), EXPECTED[key]
     assert report.exit_code == 1

@@ -13,6 +13,7 @@ two calls of one function with equal weights. Without a rule tensors are taken a
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import fx
@@ -96,7 +97,8 @@ class Covariances:
             for j in reversed(range(i)):
                 table = self._table(Query(self._gradients, arrived[i], arrived[j]))
                 if table is not None:
-                    grad, alone = add_covariance(grad, table, 2.0), 0
+                    shift = self._gradients.shift(arrived[i], node) + self._gradients.shift(arrived[j], node)
+                    grad, alone = add_covariance(grad, table, math.ldexp(2.0, shift)), 0
                     continue
                 alone += 1
                 if alone > _WINDOW:

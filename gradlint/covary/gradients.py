@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from gradlint.covary.repeats import Stand
 from gradlint.covary.solver import Query, Rule, Table
 from gradlint.covary.twins import Pair, Returned, Tables, is_multilinear, sample_axis
 from gradlint.covary.values import SCALED, Values, member_of
-from gradlint.moments import Moments, joint, own, product
+from gradlint.moments import Moments, joint, own, product, weighted
 from gradlint.moments.tables import differences, sum_subsets
 from gradlint.trace.graph import step
 
@@ -88,7 +89,12 @@ class Gradients:
     def plain(self, item: Any) -> Any:
         """What has arrived at a node, if that is one gradient."""
         arrived = self.arrived.get(item, ()) if isinstance(item, fx.Node) else ()
-        return arrived[0] if len(arrived) == 1 else item
+        return arrived[0] if len(arrived) == 1 and not self.shift(arrived[0], item) else item
+
+    def shift(self, sent: Sent, node: fx.Node) -> int:
+        """From the unit of a gradient that has arrived at a node to that of the node's own."""
+        units = self.ledger.gathered.units
+        return (0 if sent.consumer is None else units[sent.consumer]) - units.get(node, 0)
 
     def position(self, item: Any) -> int:
         """Against the order of the graph."""
@@ -109,13 +115,17 @@ class Gradients:
         """What has met, or what the call makes of the gradient of its output."""
         if item not in self._moves:
             if isinstance(item, fx.Node):
-                found = Moves(tuple((sent, lambda c: c) for sent in self.arrived.get(item, ())))  # type: ignore[misc]
+                found = Moves(tuple((sent, self._arriving(sent, item)) for sent in self.arrived.get(item, ())))  # type: ignore[misc]
             elif item.consumer is None:
                 found = None
             else:
                 found = gradient_moves(self.ledger, item.consumer, item.slot, item.target)
             self._moves[item] = found
         return self._moves[item]
+
+    def _arriving(self, sent: Sent, node: fx.Node) -> Callable[[Moments], Moments]:
+        shift = self.shift(sent, node)
+        return lambda table: weighted(table, math.ldexp(1.0, shift)) if shift else table
 
     def counterparts(self, first: Any, second: Any) -> Sequence[Stand[Any]]:
         """In steps nearer the loss."""

@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx
 
 from gradlint.covary.repeats import Repeats
+from gradlint.gathered import Gathered
 from gradlint.handwritten import Norm
 from gradlint.moments import GRID, Array, Moments
 from gradlint.ops import IDENTITY, Call, Op, lookup
@@ -113,13 +114,14 @@ class Ledger:
     Args:
         graph: the model's.
         drawn: parameter name to the first parameter with the same random values; parameters with constant values are absent.
+        gathered: the gradients, with their units.
         weights: nodes that are made of parameters and constants alone.
     """
 
     graph: fx.Graph
     drawn: Mapping[str, str]
     values: Mapping[fx.Node, Any]
-    grads: Mapping[fx.Node, Any]
+    gathered: Gathered[fx.Node]
     grids: Mapping[fx.Node, Grid]
     cones: Mapping[fx.Node, Cone] = field(default_factory=dict)
     norms: Mapping[fx.Node, Norm] = field(default_factory=dict)
@@ -129,6 +131,7 @@ class Ledger:
     _curves: dict[fx.Node, Curve] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.grads: Mapping[fx.Node, Any] = self.gathered.grads
         self.repeats = Repeats(self.graph, self.drawn)
 
     def found(self, cones: Mapping[fx.Node, Cone], norms: Mapping[fx.Node, Norm]) -> None:

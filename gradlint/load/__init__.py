@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from gradlint.errors import LoadError
 from gradlint.load import importpath, pyfile
 from gradlint.load.loaded import Loaded
+from gradlint.load.script import capture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LOADERS", "Loaded", "load"]
+__all__ = ["LOADERS", "Loaded", "capture", "load"]
 
 LOADERS: tuple[Callable[[str], list[Loaded] | None], ...] = (
     pyfile.load,

@@ -25,8 +25,8 @@ _borrowed: dict[str, str] = {}  # name of a module imported from a target's fold
 
 
 @contextmanager
-def running(folder: str, script: str) -> Iterator[None]:
-    """Within it ``folder`` is importable, ``print`` goes to stderr and ``sys.argv`` is that of ``python script``.
+def running(folder: str, script: str, *arguments: str) -> Iterator[None]:
+    """Within it ``folder`` is importable, ``print`` goes to stderr and ``sys.argv`` is that of ``python script arguments``.
 
     Modules that an earlier target imported from another folder are forgotten: two folders may both have a ``blocks.py``.
     """
@@ -36,7 +36,7 @@ def running(folder: str, script: str) -> Iterator[None]:
         sys.modules.pop(name, None)
     known = set(sys.modules)
     sys.path.insert(0, folder)
-    sys.argv = [script]
+    sys.argv = [script, *arguments]
     try:
         with redirect_stdout(sys.stderr):
             yield

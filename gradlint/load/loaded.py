@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import nn
 
@@ -25,6 +25,7 @@ class Loaded:
         location: where the class or factory is written; None for an instance.
         file: the file it is in.
         instance: it exists already: ``build`` returns the same object every time.
+        call: the positional and keyword arguments that it was called with, where it was captured in a running script.
     """
 
     name: str
@@ -32,3 +33,4 @@ class Loaded:
     location: Location | None
     file: str
     instance: bool = False
+    call: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None

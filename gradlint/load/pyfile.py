@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gradlint.load.loaded import Loaded
 
-__all__ = ["load"]
+__all__ = ["load", "split"]
 
 _PICKLED = frozenset({".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib", ".npy", ".npz"})
 
@@ -30,7 +30,7 @@ def load(target: str) -> list[Loaded] | None:
     Raises:
         LoadError: no such file, a folder, a file of another kind, or one that cannot be imported.
     """
-    text, name = _split(target)
+    text, name = split(target)
     path = Path(text)
     if path.suffix.lower() in _PICKLED:
         message = f"{text} is a file of weights; gradlint never unpickles, that would run whatever is in it"
@@ -54,7 +54,7 @@ def load(target: str) -> list[Loaded] | None:
     return models_in(module, target, file, folder)
 
 
-def _split(target: str) -> tuple[str, str]:
+def split(target: str) -> tuple[str, str]:
     """Path and name; the colon of a Windows drive separates nothing."""
     text, colon, name = target.rpartition(":")
     if colon and len(text) > 1 and all(part.isidentifier() for part in name.split(".")):

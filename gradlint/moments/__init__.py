@@ -40,19 +40,35 @@ from gradlint.moments.cross import (
     paired,
     weighted,
 )
+from gradlint.moments.gram import (
+    EMPTY,
+    MAX_GRAM,
+    correlation,
+    diagonal,
+    exchangeable,
+    given_mean,
+    levels,
+    retuned,
+    spread,
+    standardised,
+)
 from gradlint.moments.marginal import Marginal
-from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, pairs_of, piece
+from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, moments_along, pairs_of, piece
 from gradlint.moments.products import disjoint, einsum, energy, product, total
-from gradlint.moments.profile import along, behind_sum, carried, linear_part, meet, transported
+from gradlint.moments.profile import along, behind_product, behind_sum, carried, conditioned, linear_part, meet, transported
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.selection import Positions, Selection, Window
-from gradlint.moments.tables import MAX_ATOMS, Array, take
+from gradlint.moments.structure import divided, exact, informed, scales, tied
+from gradlint.moments.tables import MAX_ATOMS, Array, pair_averages, take
 
 __all__ = [
+    "EMPTY",
     "GRID",
     "MAX_ATOMS",
+    "MAX_GRAM",
     "MAX_PARTS",
     "Array",
+    "Grams",
     "Marginal",
     "Moments",
     "Parts",
@@ -64,31 +80,48 @@ __all__ = [
     "alike",
     "along",
     "averaged",
+    "behind_product",
     "behind_sum",
     "boundaries",
     "carried",
     "concat",
+    "conditioned",
+    "correlation",
     "couple",
     "cut",
+    "diagonal",
     "disjoint",
+    "divided",
     "einsum",
     "embed",
     "energy",
+    "exact",
+    "exchangeable",
     "fitted",
     "from_pairs",
+    "given_mean",
+    "informed",
     "join",
     "joint",
+    "levels",
     "linear_part",
     "meet",
+    "moments_along",
     "multiply_covariance",
     "of_joint",
     "of_paired",
     "own",
+    "pair_averages",
     "paired",
     "pairs_of",
     "piece",
     "product",
+    "retuned",
+    "scales",
+    "spread",
+    "standardised",
     "take",
+    "tied",
     "total",
     "transported",
     "weighted",

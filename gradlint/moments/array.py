@@ -5,194 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from gradlint.moments import gram
+from gradlint.moments.law import Law, Parts, components
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.quadrature import GRID
-from gradlint.moments.tables import (
-    MAX_ATOMS,
-    Array,
-    Atoms,
-    Dims,
-    common_dims,
-    differences,
-    merge,
-    merged_atoms,
-    origin,
-    pair_averages,
-    place,
-    split,
-    sum_subsets,
-    take,
-)
+from gradlint.moments.tables import Array, Atoms, Dims, common_dims, merge, origin, split, take
 
-if TYPE_CHECKING:
-    from gradlint.moments.profile import Profile
+_EVEN = 1e-2
+"""Scales that differ by less are one."""
 
 __all__ = ["Moments", "Parts", "align", "from_pairs", "pairs_over"]
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
-    """The laws of consecutive stretches of one axis.
-
-    Args:
-        axis: the axis.
-        laws: of the stretches; none has parts of its own.
-        pairs: for stretches (0, 1), (0, 2) … (1, 2) …: the law of two entries, one from each, on an axis of size 2. None: they
-            have the correlation of the pooled law.
-    """
-
-    axis: int
-    laws: tuple[Moments, ...]
-    pairs: tuple[Moments, ...] | None = None
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Of the stretches."""
-        return tuple(law.shape[self.axis] for law in self.laws)
-
-    def each(self, change: Callable[[Moments], Moments], axis: int | None = None) -> Parts:
-        """Every law changed, which puts the axis at ``axis``."""
-        pairs = None if self.pairs is None else tuple(map(change, self.pairs))
-        return Parts(self.axis if axis is None else axis, tuple(map(change, self.laws)), pairs)
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """The second-order law of a tensor.
-
-    Args:
-        dims: for each axis of the tensor its atoms, a tuple of sizes > 1 whose product is the size of the axis.
-        mean: the common mean of the entries.
-        v: shape ``(2,) * number of atoms``; ``v[A]`` is the variance of the component that varies along the atoms with
-            index 1 and is constant along those with index 0. May be negative for centred arrays of finite size.
-        value: the real values where they are known (a constant), else None.
-        alive: for scores under a mask, which entries take part (a boolean array that broadcasts to the tensor).
-        parts: the laws of stretches of one axis that are not exchangeable with one another (``gradlint.moments.parts``).
-        law: the marginal law of an entry where it is known not to be Gaussian.
-        profile: of a gradient that is not independent of its tensor: how it depends on the tensor's value.
-        radial: of a gradient whose inner product with its tensor, channel by channel (axis 1), is known: the rms of that. It is
-            what the scale of the tensor feels; in front of a norm it is next to nothing.
-    """
-
-    dims: tuple[Atoms, ...]
-    mean: float
-    v: Array
-    value: npt.NDArray[np.generic] | None = None
-    alive: npt.NDArray[np.bool_] | None = None
-    parts: Parts | None = None
-    law: Marginal | None = None
-    profile: Profile | None = None
-    radial: float | None = None
-
-    @staticmethod
-    def iid(shape: Sequence[int], mean: float = 0.0, var: float = 1.0) -> Moments:
-        """Independent entries of the given mean and variance."""
-        dims = tuple((int(n),) if n > 1 else () for n in shape)
-        v = np.zeros((2,) * sum(map(len, dims)))
-        v[(-1,) * v.ndim] = var
-        return Moments(dims, float(mean), v)
-
-    @staticmethod
-    def of_array(values: npt.ArrayLike) -> Moments:
-        """The law of a real array: its own analysis of variance (unbiased over pairs of distinct indices)."""
-        x = np.asarray(values)
-        y = x.astype(np.float64).reshape([n for n in x.shape if n > 1])
-        table = pair_averages(y)
-        for axis, n in enumerate(n for n in x.shape if n > 1):
-            same, averaged = take(table, axis, 1), take(table, axis, 0)
-            table = np.stack([(n * averaged - same) / (n - 1), same], axis)
-        law = Marginal.weighted(lambda: (y.ravel(), np.ones(y.size))) if y.size > 1 else None
-        return replace(from_pairs(tuple((n,) if n > 1 else () for n in x.shape), float(y.mean()), table, value=x), law=law)
-
-    @staticmethod
-    def of_sample(values: npt.ArrayLike) -> Moments:
-        """The law that a real array was drawn from: :meth:`of_array` without what is within its sampling noise.
-
-        The noise of a component is that of iid entries of the same variance: ``√(2/n_A)/n_rest`` of it.
-        """
-        x = Moments.of_array(values)
-        sizes = [n for dim in x.dims for n in dim]
-        numel, var = math.prod(sizes), float(x.v.sum())
-        if numel < 2 or var <= 0:
-            return x
-        v, mean = x.v.copy(), x.mean
-        for index in np.ndindex(*v.shape):
-            varying = math.prod(n for n, bit in zip(sizes, index, strict=True) if bit)
-            if varying < numel and abs(v[index]) < 4 * var * math.sqrt(2 / varying) / (numel / varying):
-                v[index] = 0.0
-        if abs(mean) < 4 * math.sqrt(var / numel):
-            mean = 0.0
-        v[(-1,) * v.ndim] += x.q - mean**2 - v.sum()
-        return Moments(x.dims, mean, v, x.value)
-
-    @staticmethod
-    def zeros(shape: Sequence[int]) -> Moments:
-        """The zero tensor."""
-        return Moments.iid(shape, 0.0, 0.0)
-
-    def twin(self) -> Moments:
-        """The same law under an identity of its own: gradients are keyed by it."""
-        out = object.__new__(Moments)
-        vars(out).update(vars(self))
-        return out
-
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's shape."""
-        return tuple(math.prod(dim) for dim in self.dims)
-
-    @cached_property
-    def var(self) -> float:
-        """Variance of an entry about the common mean."""
-        return max(float(self.v.sum()), 0.0)
-
-    @cached_property
-    def q(self) -> float:
-        """Mean square of an entry."""
-        return max(self.mean**2 + float(self.v.sum()), 0.0)
-
-    @property
-    def rms(self) -> float:
-        """Root mean square of an entry."""
-        return math.sqrt(self.q)
-
-    def pairs(self) -> Array:
-        """The table K: mean product of two entries that share exactly the atoms with index 1. It is not to be written to."""
-        return self._pairs
-
-    @cached_property
-    def _pairs(self) -> Array:
-        table = sum_subsets(self.v)
-        table += self.mean**2
-        table.flags.writeable = False
-        return table
-
-    def atoms(self, dim: int) -> range:
-        """Positions in ``v`` of the atoms of one axis."""
-        return self._atoms[dim]
-
-    @cached_property
-    def _atoms(self) -> tuple[range, ...]:
-        ends = [0, *accumulate(map(len, self.dims))]
-        return tuple(range(a, b) for a, b in pairwise(ends))
-
-    def shared(self, dims: Iterable[int]) -> float:
-        """Mean product of two entries that differ along the given axes and share all others."""
-        differ = {a for d in dims for a in self.atoms(d)}
-        return float(self.pairs()[tuple(int(a not in differ) for a in range(self.v.ndim))])
+class Moments(Law):
+    """The second-order law of a tensor, and the operations on one."""
 
     # ---- reindex ------------------------------------------------------------------------------------------------
 
     def reshape(self, shape: Sequence[int]) -> Moments:
         """``view``/``reshape``/``flatten``/``unflatten``/``squeeze``/``unsqueeze`` to ``shape`` (no -1)."""
         queue, v = [n for dim in self.dims for n in dim], self.v
+        marks = [self.grams.get(a) for a in range(v.ndim)]
         dims: list[Atoms] = []
         at = 0
         for size in shape:
@@ -206,13 +44,14 @@ class Moments:
                     at += 1
                 elif queue[at] % need == 0 and size % math.prod(dim) == 0:
                     v = split(v, at)
-                    queue[at : at + 1] = [need, queue[at] // need]
+                    queue[at : at + 1], marks[at : at + 1] = [need, queue[at] // need], [None, None]
                 else:  # the boundary cuts through an atom: average over it and its neighbour first
                     if dim:
                         at -= 1
                         dim.pop()
                     if at + 1 >= len(queue):
                         raise ValueError(f"cannot reshape {self.shape} to {tuple(shape)}")
+                    marks[at : at + 2] = [gram.united(v, at, (queue[at], queue[at + 1]), (marks[at], marks[at + 1]))]
                     v = merge(v, at, queue[at], queue[at + 1])
                     queue[at : at + 2] = [queue[at] * queue[at + 1]]
             dims.append(tuple(dim))
@@ -220,7 +59,8 @@ class Moments:
             raise ValueError(f"cannot reshape {self.shape} to {tuple(shape)}")
         value = None if self.value is None else self.value.reshape(shape)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).reshape(shape)
-        out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law)
+        grams = {a: s for a, s in enumerate(marks) if s is not None}
+        out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law, grams=grams)
         return _moved(out, self, lambda g: g.reshape(shape)).capped()
 
     def _parts_in(self, shape: Sequence[int]) -> Parts | None:
@@ -241,7 +81,8 @@ class Moments:
         value = None if self.value is None else self.value.transpose(order)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).transpose(order)
         parts = self.parts and self.parts.each(lambda law: law.permute(order), order.index(self.parts.axis))
-        out = Moments(tuple(self.dims[d] for d in order), self.mean, self.v.transpose(axes), value, alive, parts, self.law)
+        dims, grams = tuple(self.dims[d] for d in order), gram.relaid(self.grams, [axes.index(a) for a in range(len(axes))])
+        out = Moments(dims, self.mean, self.v.transpose(axes), value, alive, parts, self.law, grams=grams)
         return _moved(out, self, lambda g: g.permute(order))
 
     def transpose(self, first: int, second: int) -> Moments:
@@ -255,10 +96,12 @@ class Moments:
         lead = len(shape) - len(self.dims)
         v = self.v
         dims: list[Atoms] = []
+        places: list[int | None] = []
         at = 0
         for size, dim in zip(shape, ((),) * lead + self.dims, strict=True):
             if not dim and size > 1:
                 v = np.stack([v, np.zeros_like(v)], at)
+            places += range(at, at + len(dim))
             dims.append(dim or ((int(size),) if size > 1 else ()))
             at += len(dims[-1])
         value = None if self.value is None else np.broadcast_to(self.value, shape)
@@ -266,7 +109,7 @@ class Moments:
         if self.parts is not None:
             at, axis = self.parts.axis + lead, self.parts.axis
             parts = self.parts.each(lambda law: law.expand((*shape[:at], law.shape[axis], *shape[at + 1 :])), at)
-        return Moments(tuple(dims), self.mean, v, value, parts=parts, law=self.law)
+        return Moments(tuple(dims), self.mean, v, value, parts=parts, law=self.law, grams=gram.relaid(self.grams, places))
 
     def resize(self, dim: int, size: int) -> Moments:
         """A slice (or a periodic repetition) of an axis: the same law on another number of entries."""
@@ -278,7 +121,8 @@ class Moments:
         if size <= 1 and x.dims[dim]:
             v = v.sum(x.atoms(dim)[0])
         atoms: Atoms = (int(size),) if size > 1 else ()
-        out = Moments((*x.dims[:dim], atoms, *x.dims[dim + 1 :]), x.mean, v, law=x.law)
+        grams = _without(x, dim, keep=size > 1)
+        out = Moments((*x.dims[:dim], atoms, *x.dims[dim + 1 :]), x.mean, v, law=x.law, grams=grams)
         return _moved(out, self, lambda g: g.resize(dim, size))
 
     def pad(self, dim: int, size: int) -> Moments:
@@ -297,6 +141,7 @@ class Moments:
         both = small * (small - 1) / (size * (size - 1))
         table = np.stack([differ * both, same * (small / size)], at)
         out = from_pairs((*x.dims[:dim], (int(size),), *x.dims[dim + 1 :]), x.mean * small / size, table)
+        out = replace(out, grams=_without(x, dim, keep=True))
         return _moved(out, self, lambda g: g.pad(dim, size))
 
     # ---- sum ----------------------------------------------------------------------------------------------------
@@ -304,16 +149,19 @@ class Moments:
     def sum(self, dims: Iterable[int], *, keepdim: bool = False) -> Moments:
         """Sum over axes."""
         gone = {d % len(self.dims) for d in dims}
+        left = [a for d in range(len(self.dims)) if d not in gone for a in self.atoms(d)]
+        grams = gram.relaid(self.grams, [left.index(a) if a in left else None for a in range(self.v.ndim)])
         if not any(self.dims[d] for d in gone):
             out = tuple(dim for d, dim in enumerate(self.dims) if keepdim or d not in gone)
-            return Moments(out, self.mean, self.v)
+            return Moments(out, self.mean, self.v, grams=grams)
         v, mean, sizes = self.v, self.mean, self.sizes()
         for d in sorted(gone, reverse=True):
             for a in reversed(self.atoms(d)):
                 n = sizes[a]
                 v, mean = _added(n * take(v, a, 1), n * n * take(v, a, 0)), mean * n
         out = tuple(() if d in gone else dim for d, dim in enumerate(self.dims) if keepdim or d not in gone)
-        return Moments(out, mean, v)
+        grams = gram.relaid(self.grams, [left.index(a) if a in left else None for a in range(self.v.ndim)])
+        return Moments(out, mean, v, grams=grams)
 
     def average(self, dims: Iterable[int], *, keepdim: bool = False) -> Moments:
         """Mean over axes."""
@@ -323,12 +171,14 @@ class Moments:
 
     def centre(self, dims: Iterable[int]) -> Moments:
         """Subtract the mean over axes: ``K − K̄``, K̄ the average of K over all pairs along them."""
-        v = self.v
+        v, grams = self.v, dict(self.grams)
         for d in {d % len(self.dims) for d in dims}:
             for a in self.atoms(d):
                 n = self.sizes()[a]
                 v = np.stack([take(v, a, 0) + take(v, a, 1) / n, np.zeros_like(take(v, a, 0))], a)
-        return Moments(self.dims, 0.0, self.v - v)
+                if a in grams:
+                    grams[a] = gram.centred(grams[a])
+        return Moments(self.dims, 0.0, self.v - v, grams=grams)
 
     # ---- linear combinations and products -----------------------------------------------------------------------
 
@@ -338,12 +188,14 @@ class Moments:
         parts = self.parts and self.parts.each(lambda law: law.scale(factor))
         law = self.law.flipped() if self.law is not None and factor < 0 else self.law
         profile = None if self.profile is None else self.profile.scaled(factor)
-        return Moments(self.dims, self.mean * factor, self.v * factor**2, value, self.alive, parts, law, profile)
+        return Moments(
+            self.dims, self.mean * factor, self.v * factor**2, value, self.alive, parts, law, profile, grams=self.grams
+        )
 
     def shift(self, offset: float) -> Moments:
         """Plus a number."""
         value = None if self.value is None else np.asarray(self.value, dtype=np.float64) + offset
-        return Moments(self.dims, self.mean + offset, self.v, value, self.alive, law=self.law)
+        return Moments(self.dims, self.mean + offset, self.v, value, self.alive, law=self.law, grams=self.grams)
 
     def __add__(self, other: Moments) -> Moments:
         """Sum of two independent tensors, with broadcasting."""
@@ -351,7 +203,7 @@ class Moments:
         masks = [m.alive for m in (self, other) if m.alive is not None]
         alive = np.logical_and(masks[0], masks[-1]) if masks else None
         law = Marginal.of_sum((self.law, self.mean, math.sqrt(self.var)), (other.law, other.mean, math.sqrt(other.var)))
-        return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=alive, law=law)
+        return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=alive, law=law, grams=_of_sum(x, y))
 
     def fold(self, shape: Sequence[int]) -> Moments:
         """Sum down to ``shape``: the adjoint of broadcasting."""
@@ -368,60 +220,29 @@ class Moments:
         if self.var <= 0.0:
             return Moments(self.dims, float(values[len(values) // 2]), np.zeros_like(self.v))
         mean, table = GRID.dual(values, self.latent())
-        return replace(from_pairs(self.dims, mean, table), law=Marginal(lambda: values))
+        grams = {}
+        for a, s in self.grams.items():
+            m = self._mapped(values, a, s)
+            table = gram.retuned(table, a, gram.correlation(m))
+            own = float(np.trace(m)) / len(m)
+            if (known := float(table[(-1,) * table.ndim])) > 0:
+                table, mean = table * (own / known), mean * math.sqrt(own / known)
+            if (after := gram.standardised(m)) is not None:
+                grams[a] = after
+        return replace(from_pairs(self.dims, mean, table), law=Marginal(lambda: values), grams=grams)
 
-    def latent(self) -> Array:
-        """Correlations of the Gaussian array that this one is a function of, as a table; the variance must not be zero."""
-        rho = np.clip(sum_subsets(self.v) / self.var, -1.0, 1.0)
-        return rho if self.law is None else self.law.latent(rho)
-
-    def on_grid(self) -> Array:
-        """The argument of a map: ``mean + σ·GRID.z``, or what the law makes of ``GRID.z``."""
-        std = math.sqrt(self.var)
-        return self.mean + std * GRID.z if self.law is None else self.law.scaled(self.mean, std)
-
-    def sizes(self) -> list[int]:
-        """Sizes of all atoms, in the order of ``v``."""
-        return [n for dim in self.dims for n in dim]
-
-    def whole(self, dim: int) -> Moments:
-        """The same law with at most one atom on an axis."""
-        if len(self.dims[dim]) <= 1:
-            return self
-        dim %= len(self.dims)
-        at, atoms, v = self.atoms(dim).start, list(self.dims[dim]), self.v
-        while len(atoms) > 1:
-            v = merge(v, at, atoms[0], atoms[1])
-            atoms[:2] = [atoms[0] * atoms[1]]
-        return replace(self, dims=(*self.dims[:dim], tuple(atoms), *self.dims[dim + 1 :]), v=v)
-
-    def capped(self) -> Moments:
-        """At most :data:`MAX_ATOMS` atoms: the last crowded axis is averaged first."""
-        x = self
-        while x.v.ndim > MAX_ATOMS and (crowded := [d for d, dim in enumerate(x.dims) if len(dim) > 1]):
-            x = x.whole(crowded[-1])
-        return x
-
-    def merged(self, dims: Dims) -> Moments:
-        """The same law with one atom on every axis where ``dims`` (which may have more axes in front) is no refinement of it."""
-        x, lead = self, len(dims) - len(self.dims)
-        if dims[lead:] == self.dims:
-            return self
-        for d, atoms in enumerate(self.dims):
-            if merged_atoms(atoms, dims[lead + d]) != atoms:
-                x = x.whole(d)
-        return x
-
-    def over(self, dims: Dims) -> Moments:
-        """The same law on finer atoms, broadcast along axes that it does not have: it is constant along them."""
-        x = self.merged(dims)
-        if x.dims == dims:
-            return x
-        v = np.zeros((2,) * sum(map(len, dims)))
-        v.ravel()[place(x.dims, dims)] = x.v.ravel()
-        if x.shape == tuple(map(math.prod, dims)):
-            return replace(x, dims=dims, v=v)
-        return Moments(dims, x.mean, v)
+    def _mapped(self, values: Array, atom: int, s: Array) -> Array:
+        """Moments along an atom behind a scalar function, each entry at its own scale and correlation with every other."""
+        others = float(take(self.v, atom, 0).sum()) / self.var
+        rho = gram.spread(others, 1 - others, s, len(s))
+        scale = np.sqrt(np.maximum(np.diagonal(rho), 0.0))
+        both = np.outer(scale, scale)
+        rho = np.clip(np.divide(rho, both, out=np.zeros_like(rho), where=both > 0), -1.0, 1.0)
+        latent = rho if self.law is None else self.law.latent(rho)
+        if np.abs(scale - 1).max() < _EVEN:
+            return GRID.dual_curve(values, latent)
+        u, mean = self.on_grid(), self.mean
+        return GRID.dual_of([np.interp(mean + c * (u - mean), u, values) for c in scale], latent)
 
 
 def _added(varying: Array, constant: Array) -> Array:
@@ -451,8 +272,26 @@ def pairs_over(x: Moments, dims: Dims) -> Array:
     return x.pairs() if x.dims == dims else x.pairs().ravel()[origin(x.dims, dims)]
 
 
+def _without(x: Moments, dim: int, *, keep: bool) -> gram.Grams:
+    """The structures of the other axes when an axis of at most one atom keeps it (without its structure) or loses it."""
+    if not x.grams:
+        return gram.EMPTY
+    at, gone = x.atoms(dim).start, set(x.atoms(dim))
+    step = (0 if gone else 1) if keep else -len(gone)
+    return gram.relaid(x.grams, [None if a in gone else a + step * (a >= at) for a in range(x.v.ndim)])
+
+
+def _of_sum(x: Moments, y: Moments) -> gram.Grams:
+    """The structures of a sum of independent tensors on the same atoms."""
+    found = {}
+    for a in sorted({*x.grams, *y.grams}):
+        n = x.sizes()[a]
+        out = gram.mixed([(float(take(m.v, a, 1).sum()), m.grams.get(a)) for m in (x, y)], n)
+        if out is not None:
+            found[a] = out
+    return found or gram.EMPTY
+
+
 def from_pairs(dims: tuple[Atoms, ...], mean: float, table: Array, value: npt.NDArray[np.generic] | None = None) -> Moments:
     """The law with the pair table ``table`` (shape ``(2,) * number of atoms``) and the common ``mean``."""
-    v = differences(table)
-    v[(0,) * v.ndim] -= mean**2
-    return Moments(dims, float(mean), v, value)
+    return Moments(dims, float(mean), components(table, mean), value)

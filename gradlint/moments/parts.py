@@ -15,9 +15,11 @@ from itertools import accumulate, combinations, pairwise
 
 import numpy as np
 
+from gradlint.moments import gram
 from gradlint.moments.array import Moments, Parts, align, from_pairs
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.quadrature import GRID
+from gradlint.moments.structure import informed
 from gradlint.moments.tables import Array, sum_subsets, take
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "cut",
     "embed",
     "join",
+    "moments_along",
     "on_common_atoms",
     "pairs_of",
     "piece",
@@ -75,10 +78,23 @@ def concat(parts: Sequence[Moments], dim: int, guide: Moments | None = None, pai
     if common is not None and guide is not None:
         covariance = sum_subsets(align(common, reference)[0].v) / guide.var
         differ = differ + covariance * _across([math.sqrt(p.var) for p in parts], sizes)
+    grams = _structures([align(body, reference)[0] for body in bodies], sizes) if any(p.grams for p in parts) else gram.EMPTY
     if n == 1:
-        return from_pairs(reference.dims, mean, same)
+        return replace(from_pairs(reference.dims, mean, same), grams=grams)
     at = sum(map(len, reference.dims[:dim]))
-    return from_pairs((*reference.dims[:dim], (n,), *reference.dims[dim + 1 :]), mean, np.stack([differ, same], at)).capped()
+    out = from_pairs((*reference.dims[:dim], (n,), *reference.dims[dim + 1 :]), mean, np.stack([differ, same], at))
+    return replace(out, grams=gram.relaid(grams, [a + (a >= at) for a in range(reference.v.ndim)])).capped()
+
+
+def _structures(bodies: Sequence[Moments], sizes: Sequence[int]) -> gram.Grams:
+    """The structures along the other axes: the average of the parts'."""
+    found = {}
+    for a in sorted({a for body in bodies for a in body.grams}):
+        terms = [(size * float(take(body.v, a, 1).sum()), body.grams.get(a)) for body, size in zip(bodies, sizes, strict=True)]
+        s = gram.mixed(terms, bodies[0].sizes()[a])
+        if s is not None:
+            found[a] = s
+    return found
 
 
 def _across(values: Sequence[float], sizes: Sequence[int]) -> float:
@@ -114,6 +130,21 @@ def join(laws: Sequence[Moments], axis: int, guide: Moments | None = None, pairs
     axis %= len(laws[0].dims)
     if len(laws) == 1:
         return laws[0]
+    out = _join(laws, axis, guide, pairs)
+    return _guided(out, axis, guide) if guide is not None and guide.dims == out.dims else out
+
+
+def _guided(out: Moments, axis: int, guide: Moments) -> Moments:
+    """With the structures of a law of the whole, and the correlation along the axis that belongs to them."""
+    at = out.atoms(axis).start
+    if at not in guide.grams or len(out.dims[axis]) != 1:
+        return replace(out, grams=guide.grams)
+    differ, varying = gram.levels(guide.pairs(), at)
+    law = from_pairs(out.dims, out.mean, gram.retuned(out.pairs(), at, differ / (differ + varying)))
+    return replace(out, v=law.v, grams=guide.grams)
+
+
+def _join(laws: Sequence[Moments], axis: int, guide: Moments | None, pairs: Sequence[Moments] | None) -> Moments:
     if len(laws) > MAX_PARTS:
         whole = concat(laws, axis, guide, pairs)
         laws = [concat(laws[a:b], axis, whole) for a, b in pairwise(_merged([law.q for law in laws]))]
@@ -225,14 +256,54 @@ def piece(x: Moments, axis: int, start: int, stop: int) -> Moments:
     if x.shape[axis] == stop - start:
         return x
     if x.parts is None or x.parts.axis != axis:
-        return x.resize(axis, stop - start)
+        return _within(x, axis, start, stop)
     laws, at = [], 0
     for law, size in zip(x.parts.laws, x.parts.sizes, strict=True):
         overlap = min(stop, at + size) - max(start, at)
         if overlap > 0:
             laws.append(law if overlap == size else law.resize(axis, overlap))
         at += size
-    return join(laws, axis, x)
+    return _structured(join(laws, axis, x), axis, x, slice(start, stop))
+
+
+def _within(x: Moments, axis: int, start: int, stop: int) -> Moments:
+    """A stretch of an axis without parts; where it has a structure its entries are larger or smaller than the rest."""
+    out, at = x.resize(axis, stop - start), x.atoms(axis).start
+    s = x.grams.get(at) if len(x.dims[axis]) == 1 else None
+    if s is None:
+        return out
+    own = float(np.diagonal(s)[start:stop].mean())
+    table = x.pairs()
+    differ, same = take(table, at, 0), take(table, at, 1)
+    same = differ + (same - differ) * own
+    law = from_pairs(out.dims, x.mean, same if stop - start == 1 else np.stack([differ, same], at))
+    return _structured(replace(out, v=law.v), axis, x, slice(start, stop))
+
+
+def _structured(out: Moments, axis: int, x: Moments, stretch: slice) -> Moments:
+    """A stretch of x with its share of the structure that x has along the axis."""
+    axis %= len(x.dims)
+    if len(x.dims[axis]) != 1 or len(out.dims[axis]) != 1 or (s := x.grams.get(x.atoms(axis).start)) is None:
+        return out
+    differ, varying = gram.levels(x.pairs(), x.atoms(axis).start)
+    return informed(out, axis, gram.spread(differ, varying, s, len(s))[stretch, stretch])
+
+
+def moments_along(x: Moments, axis: int) -> Array:
+    """The moments of every two entries along an axis of one atom that share all others."""
+    at, n = x.atoms(axis).start, x.shape[axis]
+    if at in x.grams or x.parts is None or x.parts.axis != axis:
+        return gram.spread(*gram.levels(x.pairs(), at), x.grams.get(at), n)
+    sizes = x.parts.sizes
+    ends = [0, *accumulate(sizes)]
+    out = np.zeros((n, n))
+    for law, (a, b) in zip(x.parts.laws, pairwise(ends), strict=True):
+        whole = law.whole(axis)
+        out[a:b, a:b] = gram.spread(*gram.levels(whole.pairs(), whole.atoms(axis).start), None, b - a) if b - a > 1 else law.q
+    for (i, j), pair in zip(combinations(range(len(sizes)), 2), pairs_of(x, axis, sizes), strict=True):
+        block = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
+        out[block] = out.T[block] = pair.shared([axis])
+    return out
 
 
 def cut(x: Moments, axis: int, sizes: Sequence[int]) -> list[Moments]:
@@ -251,4 +322,9 @@ def embed(x: Moments, axis: int, start: int, size: int) -> Moments:
     def nothing(n: int) -> list[Moments]:
         return [Moments.zeros((*x.shape[:axis], n, *x.shape[axis + 1 :]))] if n else []
 
-    return join([*nothing(start), x, *nothing(size - start - small)], axis, x)
+    out = join([*nothing(start), x, *nothing(size - start - small)], axis, x)
+    at = x.atoms(axis).start
+    if len(x.dims[axis]) != 1 or len(out.dims[axis]) != 1 or at not in x.grams:
+        return out
+    placed = gram.at_places(x.grams[at], gram.levels(x.pairs(), at), start, size)
+    return out if placed is None else replace(out, grams={**out.grams, out.atoms(axis).start: placed})

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradlint.moments import gram
 from gradlint.moments.array import Moments, align, from_pairs, pairs_over
 from gradlint.moments.tables import Array, Dims, common_dims, merged_atoms, origin
 
@@ -22,13 +23,29 @@ def product(*factors: Moments) -> Moments:
     """Elementwise product of independent tensors, with broadcasting: ``K = Π K_i``. A factor that is one number only scales."""
     out = factors[0]
     for factor in factors[1:]:
-        dims = common_dims(out.dims, factor.dims)
-        before, out = out, from_pairs(dims, out.mean * factor.mean, pairs_over(out, dims) * pairs_over(factor, dims))
+        before, out = out, _product(out, factor)
         for one, other in ((before, factor), (factor, before)):
             if (one.law is not None or one.profile is not None) and not other.v.any() and one.shape == out.shape:
                 scaled = one.scale(other.mean)
                 out = replace(out, law=scaled.law, profile=scaled.profile)
     return out
+
+
+def _product(x: Moments, y: Moments) -> Moments:
+    if not x.grams and not y.grams:
+        dims = common_dims(x.dims, y.dims)
+        return from_pairs(dims, x.mean * y.mean, pairs_over(x, dims) * pairs_over(y, dims))
+    x, y = align(x, y)
+    a, b = x.pairs(), y.pairs()
+    met = {i: gram.meeting(s, y.grams[i]) for i, s in x.grams.items() if i in y.grams}
+    out = from_pairs(x.dims, x.mean * y.mean, gram.paired(a, b, met))
+    found = {}
+    for i in sorted({*x.grams, *y.grams}):
+        sides = [(*gram.levels(table, i), m.grams.get(i)) for table, m in ((a, x), (b, y))]
+        s = gram.joint(sides[0], sides[1], x.sizes()[i])
+        if s is not None:
+            found[i] = s
+    return replace(out, grams=found)
 
 
 def disjoint(x: Moments, y: Moments, mask: Moments) -> Moments:
@@ -109,6 +126,8 @@ def einsum(inputs: Sequence[str], output: str, *operands: Moments) -> Moments:
 
     ``einsum(["bi", "oi"], "bo", x, w)`` is a linear layer. No letter may repeat within one operand.
     """
+    if any(x.grams for x in operands):
+        return _structured(inputs, output, operands)
     plan = _contraction(tuple(inputs), output, tuple(x.dims for x in operands))
     table, mean = plan.weights, float(plan.number)
     for x, finer, index in zip(operands, plan.finer, plan.index, strict=True):
@@ -116,3 +135,24 @@ def einsum(inputs: Sequence[str], output: str, *operands: Moments) -> Moments:
         mean *= x.mean
     table = table.sum(1).reshape((2,) * sum(map(len, plan.dims)))
     return from_pairs(plan.dims, mean, table).capped()
+
+
+def _structured(inputs: Sequence[str], output: str, operands: Sequence[Moments]) -> Moments:
+    """:func:`einsum` where structures along an axis meet."""
+    letters = sorted(set("".join(inputs)))
+    order = [*output, *(x for x in letters if x not in output)]
+    own = [dict(zip(labels, x.dims, strict=True)) for labels, x in zip(inputs, operands, strict=True)]
+    dims: Dims = reduce(common_dims, [tuple(mine.get(letter, ()) for letter in order) for mine in own])
+    sizes = [n for atoms in dims for n in atoms]
+    out = None
+    for x, labels in zip(operands, inputs, strict=True):
+        arranged = x.permute([labels.index(letter) for letter in order if letter in labels])
+        present = iter(arranged.dims)
+        spread = replace(arranged, dims=tuple(next(present) if letter in labels else () for letter in order)).over(dims)
+        out = spread if out is None else _product(out, spread)
+    assert out is not None  # noqa: S101  (there is an operand)
+    table, mean, keep = out.pairs(), out.mean, sum(map(len, dims[: len(output)]))
+    for n in reversed(sizes[keep:]):
+        table, mean = n * table[..., 1] + n * (n - 1) * table[..., 0], mean * n
+    found = from_pairs(dims[: len(output)], mean, table)
+    return replace(found, grams={i: s for i, s in out.grams.items() if i < keep}).capped()

@@ -16,6 +16,7 @@ A scalar function multiplies the weights by its slope; an independent term added
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -30,7 +31,18 @@ from gradlint.moments.products import product
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import Array
 
-__all__ = ["Profile", "Term", "along", "behind_sum", "carried", "linear_part", "meet", "transported"]
+__all__ = [
+    "Profile",
+    "Term",
+    "along",
+    "behind_product",
+    "behind_sum",
+    "carried",
+    "conditioned",
+    "linear_part",
+    "meet",
+    "transported",
+]
 
 _TERMS = 3
 """Terms that are kept apart; the two most alike are merged first."""
@@ -106,7 +118,7 @@ def _weight(x: Moments, amplitude: Array, power: Array) -> Moments:
     w = x.map(amplitude)
     v = w.v.copy()
     v[(-1,) * v.ndim] += float(GRID.weights @ power) - w.q
-    return Moments(w.dims, w.mean, v)
+    return replace(w, v=v, law=None)
 
 
 def along(g: Moments, x: Moments, factor: Array, power: Array | None = None) -> Moments:
@@ -245,6 +257,17 @@ def transported(g: Moments, y: Moments, x: Moments, move: Callable[[Moments], Mo
     return replace(out, profile=_later(terms, g.profile))
 
 
+def conditioned(g: Moments, x: Moments, power: Array) -> Moments:
+    """The gradient g with the profile that its mean square given x tells.
+
+    Args:
+        power: ``E[g²|x]`` on the grid of x, on any scale.
+    """
+    if x.var <= 0.0 or float(GRID.weights @ power) <= 0.0:
+        return g
+    return replace(g, profile=Profile(lambda: [_placed(g, x, np.sqrt(power), power)]))
+
+
 def _placed(table: Moments, x: Moments, amplitude: Array, power: Array) -> Term:
     """A term with the given pair moments and weights."""
     if x.var <= 0.0 or float(GRID.weights @ power) <= 0.0:
@@ -258,16 +281,62 @@ def behind_sum(g: Moments, x: Moments, y: Moments, total: Moments) -> tuple[Mome
     bare = replace(g, profile=None)
     if g.profile is None or x.var <= 0.0 or y.var <= 0.0:  # a constant term shifts the other
         return g if x.var > 0.0 else bare, g if y.var > 0.0 else bare
+    given_x, given_y = _given(x, y, total, np.add)
+    return transported(g, total, x, _same, given_x), transported(g, total, y, _same, given_y)
+
+
+def behind_product(g: Moments, x: Moments, y: Moments, out: Moments) -> tuple[Moments, Moments]:
+    """The gradients of two independent factors from that of their product, on its shape: ``w(x) = E_y[w(xy)]`` and vice versa."""
+    if g.profile is None:
+        return product(g, y), product(g, x)
+    if x.var <= 0.0 or y.var <= 0.0:
+        return _scaled(g, y, x), _scaled(g, x, y)
+    given_x, given_y = _given(x, y, out, np.multiply)
+
+    def times(factor: Moments, given_factor: _Place, rest: Moments, given_rest: _Place) -> Moments:
+        """Times a factor that the gradient may depend on: where both are of one shape, on its value."""
+        if factor.shape == out.shape:
+            return replace(along(transported(g, out, factor, _same, given_factor), factor, factor.on_grid()), profile=None)
+        return transported(g, out, rest, lambda m: product(m, factor), given_rest)
+
+    return times(y, given_y, x, given_x), times(x, given_x, y, given_y)
+
+
+def _scaled(g: Moments, factor: Moments, rest: Moments) -> Moments:
+    """The gradient at ``rest`` from that at ``factor·rest``, one of which does not vary."""
+    if factor.var <= 0.0:
+        return g.scale(factor.mean)
+    at_factor = g.scale(math.copysign(1.0, rest.mean))
+    return replace(along(at_factor, factor, factor.on_grid()), profile=None).scale(math.copysign(1.0, rest.mean))
+
+
+_Place = Callable[[Array], Array]
+
+
+def _given(x: Moments, y: Moments, out: Moments, combine: np.ufunc) -> tuple[_Place, _Place]:
+    """From a function of ``out = x ∘ y`` (on its grid) to its conditional mean given x, and given y."""
     first, second = NODES
-    sums = cache(lambda: np.add.outer(first.means(x.on_grid()), second.means(y.on_grid())))
+
+    @cache
+    def at() -> tuple[Any, Array]:
+        """Where every ``x ∘ y`` lies between the points of the grid of ``out``: after which point, and how far from it."""
+        grid, values = out.on_grid(), combine.outer(first.means(x.on_grid()), second.means(y.on_grid()))
+        left = np.clip(np.searchsorted(grid, values, side="right") - 1, 0, len(grid) - 2)
+        width = grid[left + 1] - grid[left]
+        beyond = np.divide(values - grid[left], width, out=np.ones_like(width), where=width > 0)
+        return left, np.where(values < grid[0], 0.0, np.minimum(beyond, 1.0))
+
+    def of_both(f: Array) -> Array:
+        left, beyond = at()
+        return np.asarray(f[left] + beyond * np.diff(f)[left])
 
     def given_x(f: Array) -> Array:
-        return np.interp(GRID.z, first.centres, np.interp(sums(), total.on_grid(), f) @ second.weights)
+        return np.interp(GRID.z, first.centres, of_both(f) @ second.weights)
 
     def given_y(f: Array) -> Array:
-        return np.interp(GRID.z, second.centres, first.weights @ np.interp(sums(), total.on_grid(), f))
+        return np.interp(GRID.z, second.centres, first.weights @ of_both(f))
 
-    return transported(g, total, x, _same, given_x), transported(g, total, y, _same, given_y)
+    return given_x, given_y
 
 
 def _same(g: Moments) -> Moments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -36,8 +37,18 @@ class _Grid:
         coefficients = self.basis @ values
         squares = coefficients**2
         tail = max(float(self.weights @ values**2) - float(squares.sum()), 0.0)
-        powers = rho[..., None] ** np.arange(self.orders)
-        return float(coefficients[0]), powers @ squares + tail * rho**self.tail_order
+        return float(coefficients[0]), self._series(squares, tail, rho)
+
+    def _series(self, terms: Array, tail: float, rho: Array) -> Array:
+        """``Σ_k terms_k ρ^k + tail ρ^150``."""
+        rest = tail * rho**self.tail_order
+        if rho.size < self.orders:
+            return np.asarray(rho[..., None] ** np.arange(self.orders) @ terms + rest)
+        out = np.full_like(rho, terms[-1])
+        for term in terms[-2::-1]:  # Horner's scheme: nothing is kept for every power
+            out *= rho
+            out += term
+        return np.asarray(out + rest)
 
     def coefficients(self, values: Array) -> Array:
         """Hermite coefficients of φ, shape (orders,); the first is its mean."""
@@ -47,7 +58,30 @@ class _Grid:
         """``E[φ(z) ψ(z')]`` for every correlation in ``rho``; each function as (values, coefficients)."""
         products = first[1] * second[1]
         tail = float(self.weights @ (first[0] * second[0])) - float(products.sum())
-        return np.asarray(rho[..., None] ** np.arange(self.orders) @ products + tail * rho**self.tail_order)
+        return self._series(products, tail, rho)
+
+    def dual_curve(self, values: Array, rho: Array) -> Array:
+        """:meth:`dual` of many correlations, interpolated."""
+        points = np.sin(np.linspace(-0.5, 0.5, 401) * np.pi)
+        return np.asarray(np.interp(rho, points, self.dual(values, points)[1]))
+
+    def dual_of(self, functions: Sequence[Array], rho: Array) -> Array:
+        """``E[φ_i(z) φ_j(z')]`` for functions φ_i (rows) and the correlation ``rho[i, j]`` of their arguments."""
+        values = np.stack(functions)
+        coefficients = values @ self.basis.T
+        tail = np.sqrt(np.maximum((values**2) @ self.weights - (coefficients**2).sum(1), 0.0))
+        kept = coefficients[:, : self._last(coefficients)].T
+        out = np.outer(kept[-1], kept[-1])
+        for a in kept[-2::-1]:
+            out *= rho
+            out += np.outer(a, a)
+        return out + np.outer(tail, tail) * rho**self.tail_order
+
+    def _last(self, coefficients: Array) -> int:
+        """Number of orders behind which nothing but rounding is left of any function (rows)."""
+        energies = (coefficients**2).max(0)
+        left = np.cumsum(energies[::-1])[::-1]  # from an order on
+        return max(int(np.count_nonzero(left > 1e-16 * left[0])), 1)
 
 
 GRID = _Grid()

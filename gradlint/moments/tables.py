@@ -21,6 +21,7 @@ __all__ = [
     "merged_atoms",
     "origin",
     "pair_averages",
+    "pieces",
     "place",
     "refine",
     "split",
@@ -100,7 +101,7 @@ def merged_atoms(atoms: Atoms, finer: Atoms) -> Atoms:
     return atoms if len(atoms) <= 1 or refine(atoms, finer) == finer else (math.prod(atoms),)
 
 
-def _pieces(dims: Dims, finer: Dims) -> list[list[int]]:
+def pieces(dims: Dims, finer: Dims) -> list[list[int]]:
     """For every atom of ``dims`` the positions of its pieces among the atoms of ``finer``; axes count from the last."""
     pieces, at = [], sum(map(len, finer[: len(finer) - len(dims)]))
     for atoms, parts in zip(dims, finer[len(finer) - len(dims) :], strict=True):
@@ -121,7 +122,7 @@ def place(dims: Dims, finer: Dims) -> Index:
     """Where the components over ``dims`` are among those over a refinement of it, as flat indices; the others are zero."""
     n = sum(map(len, finer))
     places = np.zeros(1, dtype=np.intp)
-    for mine in _pieces(dims, finer):
+    for mine in pieces(dims, finer):
         places = np.add.outer(places, [0, sum(1 << (n - 1 - i) for i in mine)]).ravel()
     return places
 
@@ -131,7 +132,7 @@ def origin(dims: Dims, finer: Dims) -> Index:
     """The pair over ``dims`` that each pair over a refinement of it is, as flat indices: an atom is shared if its pieces are."""
     bits = np.indices((2,) * sum(map(len, finer)), dtype=np.intp)
     index = np.zeros(bits.shape[1:], dtype=np.intp)
-    for mine in _pieces(dims, finer):
+    for mine in pieces(dims, finer):
         index = 2 * index + bits[mine].min(0)
     return index
 
@@ -155,8 +156,11 @@ def merge(v: Array, axis: int, first: int, second: int) -> Array:
     return differences(np.stack([differ, take(same, axis, 1)], axis))
 
 
-def pair_averages(x: Array) -> Array:
-    """For every subset of axes: mean over it of the squared mean over the rest; shape ``(2,) * ndim``, 1 = kept."""
+def pair_averages(x: Array, first: int = 0) -> Array:
+    """For every subset of axes: mean over it of the squared mean over the rest; shape ``(2,) * ndim``, 1 = kept.
+
+    Axes before ``first`` are repetitions: averaged over, and not in the table.
+    """
     if x.ndim == 0:
         return np.asarray(float(x) ** 2)
 
@@ -165,4 +169,4 @@ def pair_averages(x: Array) -> Array:
             return np.asarray(np.mean(y * y))
         return np.stack([descend(y.mean(axis, keepdims=True), axis + 1), descend(y, axis + 1)])
 
-    return descend(x, 0)
+    return descend(x, first)

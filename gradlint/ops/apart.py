@@ -11,19 +11,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradlint.moments import MAX_PARTS, Moments, boundaries, carried, cut, join, pairs_of, total
+from gradlint.moments import EMPTY, MAX_PARTS, Moments, boundaries, carried, cut, diagonal, join, pairs_of, tied, total
 
 if TYPE_CHECKING:
     from gradlint.ops.registry import Call, Flow
 
-__all__ = ["MAX_PAIRED", "Plan", "Planner", "across", "broadcast", "by_parts", "channels", "rows", "unreduced"]
+__all__ = ["MAX_PAIRED", "Plan", "Planner", "Shared", "broadcast", "by_parts", "channels", "rows", "unreduced"]
 
 MAX_PAIRED = 4
 """Two entries of two parts have laws of their own up to this many parts."""
+
+_CANCELLED = 1e-9
+"""Of what independent entries would add up to; less is rounding."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,13 @@ def _run(plan: Plan, laws: Mapping[Moments, Moments], size: int, function: Calla
 def _runs(plan: Plan, sizes: Sequence[int], function: Callable[..., Flow], call: Call, args: Sequence[Any],
           kwargs: Mapping[str, Any]) -> tuple[list[_Run], list[Any] | None]:  # fmt: skip
     """One flow per part; and the outputs for two entries of every two parts, where there are few parts."""
-    pieces = {m: cut(m, axis, sizes) for m, axis in plan.along.items()}
+    bare = {m: replace(m, grams=EMPTY) for m in plan.along}  # the pooled laws keep the structure
+    pieces = {m: cut(bare[m], axis, sizes) for m, axis in plan.along.items()}
     runs = [_run(plan, {m: cuts[i] for m, cuts in pieces.items()}, size, function, call, args, kwargs)
             for i, size in enumerate(sizes)]  # fmt: skip
     if len(sizes) > MAX_PAIRED:
         return runs, None
-    couples = {m: pairs_of(m, axis, sizes) for m, axis in plan.along.items()}
+    couples = {m: pairs_of(bare[m], axis, sizes) for m, axis in plan.along.items()}
     number = len(sizes) * (len(sizes) - 1) // 2
     return runs, [
         _run(plan, {m: laws[i] for m, laws in couples.items()}, 2, function, call, args, kwargs)[0].out for i in range(number)
@@ -142,39 +147,79 @@ def _together(runs: Sequence[_Run], couples: Sequence[Any] | None, plan: Plan, s
     out = joined([flow.out for flow, _ in runs], plan.out, whole.out, couples)
 
     def back(g: Any) -> dict[Moments, Moments]:
-        guides = whole.back(g)
+        shared = Shared(whole, g, plan.out, sizes)
         found = [flow.back(piece_) for (flow, _), piece_ in zip(runs, _cut_all(g, plan.out, sizes), strict=True)]
         grads = {}
-        for x, guide in guides.items():
+        for x, guide in shared.guides.items():
             if x in plan.along:
                 mine = [f.get(own[x], Moments.zeros(own[x].shape)) for f, (_, own) in zip(found, runs, strict=True)]
-                grads[x] = carried(join(mine, plan.along[x], guide), guide)
+                grads[x] = carried(tied(join(mine, plan.along[x], guide), guide, plan.along[x]), guide)
             elif parts := [f[x] for f in found if x in f]:
-                grads[x] = across(total(parts), guide, whole, g, x, plan.out, sizes)
+                grads[x] = shared.gradient(x, total(parts))
         return grads
 
     return replace(whole, out=out, back=back)
 
 
-def across(out: Moments, guide: Moments, whole: Flow, g: Any, x: Moments, axis: int, sizes: Sequence[int]) -> Moments:
-    """The gradient of an argument that all parts share, from the sum of the parts' own: adds what pairs in different parts do.
-
-    Those pairs are the share ``1 − Σ n_p(n_p − 1)/(n(n − 1))`` of what all pairs add to the pooled gradient.
+class Shared:
+    """Gradients of the arguments that all parts share: adds what pairs of entries in different parts do.
 
     Args:
-        out: the sum of the parts' gradients, as if they were independent.
-        guide: the pooled gradient.
         whole: the pooled flow.
-        g: the gradient of the output.
-        axis: of the output, that falls into parts of ``sizes``.
+        g: the gradient of its output.
+        axis: of the output, that falls into parts.
+        sizes: of the parts.
     """
-    n = sum(sizes)
-    if not _correlated(g, axis, 1 / (20 * n)):
-        return out
-    alone = whole.back(_uncorrelated(g, axis))[x]
-    share = 1 - sum(size * (size - 1) for size in sizes) / (n * (n - 1))
-    paired = share * (guide.q - alone.q)
-    return out.scale(math.sqrt(1 + paired / out.q)) if paired > 1e-3 * out.q > 0 else out
+
+    def __init__(self, whole: Flow, g: Any, axis: int, sizes: Sequence[int]) -> None:
+        self._whole, self._g, self._axis = whole, g, axis
+        n = sum(sizes)
+        self._correlated = _correlated(g, axis, 1 / (20 * n))
+        self._structured = _structured(g, axis)
+        self._share = 1 - sum(size * (size - 1) for size in sizes) / (n * (n - 1))
+        self.guides = whole.back(g)
+
+    @cached_property
+    def _plain(self) -> Mapping[Moments, Moments]:
+        return self._whole.back(_each(self._g, lambda m: replace(m, grams=EMPTY))) if self._structured else self.guides
+
+    @cached_property
+    def _diagonal(self) -> Mapping[Moments, Moments]:
+        return self._whole.back(_each(self._g, lambda m: replace(m, grams={a: diagonal(s) for a, s in m.grams.items()})))
+
+    @cached_property
+    def _alone(self) -> Mapping[Moments, Moments]:
+        return self._whole.back(_each(self._g, lambda m: _uncorrelated(m, self._axis)))
+
+    def gradient(self, x: Moments, out: Moments) -> Moments:
+        """Of ``x``, from the sum of the parts' gradients ``out``, as if these were independent.
+
+        Pairs in different parts are the share ``1 − Σ n_p(n_p − 1)/(n(n − 1))`` of what all pairs add to the pooled gradient;
+        on top comes what a structure adds off its diagonal. What cancels in the pooled gradient is zero.
+        """
+        if not self._correlated and not self._structured:
+            return out
+        guide, alone = self.guides[x], self._alone[x]
+        if guide.q <= _CANCELLED * alone.q:
+            return guide.scale(0.0)
+        paired = self._share * (self._plain[x].q - alone.q)
+        if self._structured:
+            paired += guide.q - self._diagonal[x].q
+        if abs(paired) <= 1e-3 * out.q or out.q <= 0:
+            return out
+        return out.scale(math.sqrt(max(out.q + paired, min(out.q, guide.q)) / out.q))
+
+
+def _each(g: Any, change: Callable[[Moments], Moments]) -> Any:
+    """Every law in a gradient changed."""
+    return tuple(_each(m, change) for m in g) if isinstance(g, tuple) else None if g is None else change(g)
+
+
+def _structured(g: Any, axis: int) -> bool:
+    """A gradient has a structure along an axis."""
+    if isinstance(g, tuple):
+        return any(_structured(m, axis) for m in g)
+    return g is not None and any(a in g.grams for a in g.atoms(axis))
 
 
 def _correlated(g: Any, axis: int, least: float) -> bool:
@@ -184,18 +229,14 @@ def _correlated(g: Any, axis: int, least: float) -> bool:
     return g is not None and abs(g.shared([axis])) > least * g.q
 
 
-def _uncorrelated(g: Any, axis: int) -> Any:
+def _uncorrelated(g: Moments, axis: int) -> Moments:
     """The same gradient with independent entries along an axis."""
-    if isinstance(g, tuple):
-        return tuple(_uncorrelated(m, axis) for m in g)
-    if g is None:
-        return None
     x = g.whole(axis)
     if not x.dims[axis]:
         return x
     at = x.atoms(axis)[0]
     v = np.moveaxis(x.v, at, 0)
-    return replace(x, v=np.moveaxis(np.stack([np.zeros_like(v[0]), v[0] + v[1]]), 0, at), parts=None)
+    return replace(x, v=np.moveaxis(np.stack([np.zeros_like(v[0]), v[0] + v[1]]), 0, at), parts=None, grams=EMPTY)
 
 
 def _cut_all(g: Any, axis: int, sizes: Sequence[int]) -> list[Any]:

@@ -11,10 +11,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradlint.moments import Moments, cut, einsum, embed, join, meet, piece
-from gradlint.ops.apart import MAX_PAIRED, across
+from gradlint.moments import (
+    EMPTY,
+    MAX_GRAM,
+    Array,
+    Moments,
+    cut,
+    einsum,
+    embed,
+    exact,
+    exchangeable,
+    join,
+    meet,
+    moments_along,
+    piece,
+    tied,
+)
+from gradlint.ops.apart import MAX_PAIRED, Shared
 from gradlint.ops.primitives import Tape, contract, multiply, plus, reindex
 from gradlint.ops.registry import Flow
+from gradlint.ops.rows import Rows
 from gradlint.ops.sight import Scores, averages
 from gradlint.ops.softmax import softmax_flow
 
@@ -55,6 +71,9 @@ def attend(
     Under a causal mask the first rows average over few values and the last over many: runs of rows are kept apart, each with
     the stretch of keys and values that it sees.
     """
+    structured = _structured(q, k, v, scale, alive, bias, p, width)
+    if structured is not None:
+        return structured
     given = _attend(q, k, v, scale, alive, bias, p, width)
     whole, weights = given.flow, given.weights
     runs = _stretches(alive, (q.shape[-2], k.shape[-2]))
@@ -66,19 +85,60 @@ def attend(
     laws, pairs = averages(v, mask, runs, [run.attended.scores for run in found], p)
 
     def back(g: Moments) -> dict[Moments, Moments]:
-        guides = whole.back(g)
+        shared = Shared(whole, g, axis, sizes)
+        guides = shared.guides
         each = [run.attended.flow.back(own) for run, own in zip(found, cut(g, axis, sizes), strict=True)]
         runs_grads = list(zip(found, each, strict=True))
         grads = {q: join([grads[run.queries] for run, grads in runs_grads], axis, guides[q])}
         for x, of_keys in ((k, True), (v, False)):
             heard = [grads[run.keys if of_keys else run.values] for run, grads in runs_grads]
             placed = [embed(own, axis, run.first, x.shape[axis]) for own, run in zip(heard, found, strict=True)]
-            grads[x] = across(reduce(meet, placed), guides[x], whole, g, x, axis, sizes)
+            grads[x] = tied(shared.gradient(x, reduce(meet, placed)), guides[x], axis)
         if bias is not None:
             grads[bias] = guides[bias]
         return grads
 
     return Flow(join(laws, axis, whole.out, pairs), back), weights
+
+
+def _structured(
+    q: Moments, k: Moments, v: Moments, scale: float, alive: Mask | None, bias: Moments | None, p: float, width: int | None
+) -> tuple[Flow, Moments] | None:
+    """Attention by the moments of every two positions: where a mask tells rows apart, or positions are not exchangeable."""
+    axis = len(q.dims) - 2
+    shape = q.shape[axis], k.shape[axis]
+    if max(shape) > MAX_GRAM or min(shape) == 1 or any(len(x.dims[axis]) != 1 for x in (q, k, v)):
+        return None
+    mask = np.ones(shape, dtype=bool)
+    if alive is not None:
+        masks = np.broadcast_to(alive, (*alive.shape[:-2], *shape)).reshape(-1, *shape)
+        mask = masks[0]
+        if (masks != mask).any():
+            return None
+    elif not any(x.atoms(axis).start in x.grams for x in (q, k, v)):
+        return None
+    plain = {x: replace(x, grams=EMPTY, parts=None) for x in (q, k, v)}
+    given = _attend(plain[q], plain[k], plain[v], scale, alive, bias, p, width)
+    rows = Rows.under(mask, given.scores.variance, given.scores.between, p)
+    of_q, of_k, of_v = (moments_along(x, axis) for x in (q, k, v))
+    out = exact(given.flow.out, axis, rows.outputs(of_v) + given.scores.aligned * np.eye(shape[0]))
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        grads = dict(given.flow.back(replace(g.whole(axis), grams=EMPTY, parts=None)))
+        of_g = moments_along(g.whole(axis), axis)
+        flat_g, flat_q, flat_k, flat_v = (exchangeable(m) for m in (of_g, of_q, of_k, of_v))
+        grads[q] = _times(grads.pop(plain[q]), axis, rows.queries(of_g, of_v, of_k), rows.queries(flat_g, flat_v, flat_k))
+        grads[k] = _times(grads.pop(plain[k]), axis, rows.keys(of_g, of_q, of_v), rows.keys(flat_g, flat_q, flat_v))
+        grads[v] = exact(grads.pop(plain[v]), axis, rows.values(of_g))
+        return grads
+
+    return Flow(out, back), given.weights
+
+
+def _times(x: Moments, axis: int, m: Array, flat: Array) -> Moments:
+    """The law x of exchangeable positions, for which a formula gives ``flat``, where it gives ``m``."""
+    level = float(np.trace(flat))
+    return exact(x.whole(axis), axis, m * (x.q * len(m) / level)) if level > 0 else x
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlint.moments import Marginal, Moments, behind_sum, disjoint, from_pairs, product
+from gradlint.moments import Marginal, Moments, behind_product, behind_sum, disjoint, from_pairs, product
 from gradlint.ops.apart import broadcast
 from gradlint.ops.primitives import Tape
 from gradlint.ops.registry import Call, Flow, transfer
@@ -22,10 +22,20 @@ from gradlint.ops.registry import Call, Flow, transfer
 MASKED = -1e4
 """A score below this takes no part in a softmax: e^-10000 is zero in every format."""
 
+_NOTHING = 40.0
+"""``e^-40`` of a float64's one is below its resolution."""
+
 
 def _number(x: Any) -> Any:
     """A known tensor of one entry as the number it is."""
     return float(x.value.reshape(())) if isinstance(x, Moments) and x.value is not None and x.value.size == 1 else x
+
+
+def _removes(x: Any) -> bool:
+    """A number, or a known tensor, that takes every entry it is written to out of a softmax."""
+    if isinstance(x, Moments):
+        return x.value is not None and bool(np.all(np.asarray(x.value, dtype=np.float64) <= MASKED))
+    return _is_number(x) and bool(x <= MASKED)
 
 
 def _is_number(x: Any) -> bool:
@@ -40,8 +50,8 @@ def add(_: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:
     if _is_number(other):
         return Flow(input.shift(alpha * float(other)), lambda g: {input: g})
     for x, mask in ((input, other), (other, input)):
-        if mask.value is not None and x.value is None and np.any(mask.value <= MASKED):
-            return _masked_add(x, mask)
+        if mask.value is not None and x.value is None and (alive := _taking_part(mask.value)) is not None:
+            return _masked_add(x, mask, alive)
     scaled = other.scale(alpha)
     out = input + scaled
 
@@ -55,11 +65,26 @@ def add(_: Call, input: Any, other: Any, *, alpha: float = 1) -> Flow:
     return Flow(out, back)
 
 
-def _masked_add(x: Moments, mask: Moments) -> Flow:
+def _taking_part(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+    """Which entries of a mask leave a score in the softmax of its row; None if it is no mask.
+
+    A mask of moderate numbers ({0, −100} of shifted windows, a linear bias far away) is at most zero, and known by what it does:
+    next to an entry that is :data:`_NOTHING` larger the exponential is lost in every format.
+    """
+    if np.any(values <= MASKED):
+        return np.asarray(values > MASKED)
+    if values.ndim < 2 or values.max() > 0 or values.min() > -_NOTHING:
+        return None
+    alive = values > values.max(-1, keepdims=True) - _NOTHING
+    return None if alive.all() else np.asarray(alive)
+
+
+def _masked_add(x: Moments, mask: Moments, alive: np.ndarray[Any, np.dtype[np.bool_]]) -> Flow:
     values = np.asarray(mask.value, dtype=np.float64)
-    alive = values > MASKED
     finite = np.where(alive, values, 0.0)
     out = x + Moments.of_array(finite) if np.any(finite) else x
+    if out.shape != (shape := np.broadcast_shapes(x.shape, values.shape)):
+        out = out + Moments.zeros(shape)
     return Flow(_with_alive(out, alive), lambda g: {x: g.fold(x.shape)})
 
 
@@ -99,10 +124,15 @@ def mul(_: Call, input: Any, other: Any) -> Flow:
     if out.law is None and input.var > 0 and other.var > 0:
         factors = [(m.law, m.mean, math.sqrt(m.var)) for m in (input, other)]
         out = replace(out, law=Marginal.of_product(factors[0], factors[1]))
-    return Flow(
-        out,
-        lambda g: {input: product(g, other).fold(input.shape), other: product(g, input).fold(other.shape)},
-    )
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        first, second = behind_product(g, input, other, out)
+        return {
+            input: first if input.shape == out.shape else first.fold(input.shape),
+            other: second if other.shape == out.shape else second.fold(other.shape),
+        }
+
+    return Flow(out, back)
 
 
 @transfer(torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide", operator.truediv, apart=broadcast)
@@ -135,6 +165,11 @@ def _reciprocal(y: Moments) -> Moments:
     return y.map(1.0 / np.where(np.abs(y.on_grid()) < abs(y.mean) / 8, abs(y.mean) / 8, y.on_grid()))
 
 
+def _alive(x: Moments, kept: np.ndarray[Any, np.dtype[np.bool_]]) -> Flow:
+    """A tensor of scores from which entries are taken out."""
+    return Flow(_with_alive(x, kept), lambda g: {x: g})
+
+
 def _chosen(mask: np.ndarray[Any, Any], inside: Any, outside: Any) -> Flow:
     """``inside`` where a known mask is true, ``outside`` elsewhere: tensors or numbers."""
     share = Moments.of_array(np.asarray(mask, dtype=np.float64))
@@ -151,7 +186,7 @@ def _chosen(mask: np.ndarray[Any, Any], inside: Any, outside: Any) -> Flow:
 
 
 @transfer(torch.where)
-def where(_: Call, condition: Moments, input: Any = None, other: Any = None) -> Flow:
+def where(call: Call, condition: Moments, input: Any = None, other: Any = None) -> Flow:
     """A choice by a known mask; of the mask alone the places where it is true, which carry no moments."""
     if condition.value is None:
         raise NotImplementedError("where() on an unknown mask")
@@ -159,8 +194,9 @@ def where(_: Call, condition: Moments, input: Any = None, other: Any = None) -> 
     if input is None:
         return Flow((None,) * len(condition.dims), lambda _: {})
     inside, outside = _number(input), _number(other)
-    if isinstance(inside, Moments) and _is_number(outside) and outside <= MASKED:
-        return Flow(_with_alive(inside, mask), lambda g: {inside: g})
+    for side, fill, kept in ((inside, outside, mask), (outside, inside, ~mask)):
+        if isinstance(side, Moments) and side.shape == call.shape and _removes(fill):
+            return _alive(side, kept)
     return _chosen(mask, inside, outside)
 
 
@@ -177,7 +213,7 @@ def masked_fill(_: Call, input: Moments, mask: Moments, value: Any) -> Flow:
         raise NotImplementedError("masked_fill() with an unknown mask")
     fill, filled = _number(value), np.asarray(mask.value, dtype=bool)
     if _is_number(fill) and fill <= MASKED:
-        return Flow(_with_alive(input, ~filled), lambda g: {input: g})
+        return _alive(input, ~filled)
     return _chosen(filled, fill, input)
 
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Array, Moments, along, carried, from_pairs, product, take
+from gradlint.moments import Array, Moments, along, carried, divided, from_pairs, product, scales, take
 from gradlint.ops.apart import channels, unreduced
 from gradlint.ops.primitives import Tape, multiply, reindex
 from gradlint.ops.registry import Call, Flow, transfer
@@ -48,18 +49,27 @@ def normalise(x: Moments, dims: Sequence[int], eps: float, *, centred: bool = Tr
     if n < 2 and centred:
         return Flow(Moments.zeros(x.shape), lambda _: {x: Moments.zeros(x.shape)})
     kept, inverse = _divided(x, dims, eps, centred=centred)
+    uneven = scales(c, set(dims), eps)
     y = replace(_with_components(c.scale(1 / math.sqrt(variance)), dims, kept), law=x.law)
+    y = divided(replace(y, grams=c.grams), c, uneven)
 
     def back(g: Moments) -> dict[Moments, Moments]:
         g0 = g.centre(dims) if centred else g
         both = product(y, g)  # aligned on common atoms, so that the tables below have one shape
         ya, ga = _onto(y, both), _onto(g, both)
         projected = ya.pairs() * _partners(ya.pairs() * ga.pairs(), both, dims) / n
-        table = (_onto(g0, both).pairs() - projected * (c.q / variance)) * inverse
+        own = _onto(g0, both).pairs()
+        outside = [a for d in range(rank) if d not in dims for a in both.atoms(d)]
+        together = np.indices(own.shape)[outside].all(0) if outside else np.ones(own.shape, dtype=bool)
+        # g − y (g·y)/n. Of one normalised group 2 g·y(g·y)/n − (y(g·y)/n)² is one projection; of two groups, what both take away.
+        taken = np.where(together, projected, 2 * own / n - projected)
+        table = (own - taken * (c.q / variance)) * inverse
         floor = 1e-9 * abs(ga.pairs()).max() * inverse
         if table.flat[-1] < floor:  # what is left of exact cancellation is rounding
             table = np.zeros_like(table)
-        return {x: carried(from_pairs(both.dims, 0.0, table), g)}
+        apart = g.profile.reindexed(lambda m: m.centre(dims)) if centred and g.profile is not None else g.profile
+        out = replace(from_pairs(both.dims, 0.0, table), grams=g0.grams if both.dims == g0.dims else {})
+        return {x: carried(divided(out, g0, uneven), replace(g, profile=apart))}
 
     return Flow(y, back)
 
@@ -72,7 +82,7 @@ def _with_components(y: Moments, dims: Sequence[int], kept: Array) -> Moments:
     kept[(0,) * kept.ndim] -= y.mean**2
     v = y.v.copy()
     v[tuple(1 if a in outside else slice(None) for a in range(v.ndim))] += kept - y.v.sum(outside)
-    return Moments(y.dims, y.mean, v)
+    return replace(y, v=v)
 
 
 def _divided(x: Moments, dims: Sequence[int], eps: float, *, centred: bool) -> tuple[Array, float]:
@@ -91,29 +101,38 @@ def _divided(x: Moments, dims: Sequence[int], eps: float, *, centred: bool) -> t
         varies = take(table, axis, 1)
         table = np.stack([varies + size * take(table, axis, 0), varies], axis)
     n = math.prod(sizes)
-    t = np.logspace(-9, 9, 500) / (x.q + eps or 1.0)
+    unit, weights = _half_line()
+    t = unit / (x.q + eps or 1.0)
     log_laplace = -eps * t
     rates = {}
     for index in np.ndindex(*table.shape):
         scale = max(float(table[index]), 0.0) / n
+        if scale <= 0 and (any(index) or x.mean == 0):
+            continue  # nothing there
         spread = 1 + 2 * t * scale
         if any(index):
             dof = math.prod(size - 1 for size, bit in zip(sizes, index, strict=True) if bit)
-            log_laplace = log_laplace - dof / 2 * np.log(spread)
+            log_laplace -= dof / 2 * np.log(spread)
             rates[index] = n * scale / spread
         elif not centred:  # a mean makes the constant noncentral
-            log_laplace = log_laplace - np.log(spread) / 2 - t * x.mean**2 / spread
+            log_laplace -= np.log(spread) / 2 + t * x.mean**2 / spread
             rates[index] = n * (scale / spread + x.mean**2 / spread**2)
-    laplace = np.exp(log_laplace)
-
-    def integral(values: Array) -> float:
-        return float(t[0] * values[0] + np.trapezoid(values * t, np.log(t)))
-
+    laplace = np.exp(log_laplace) * weights * (t[0] / unit[0])
     out = np.zeros_like(table)
     for index, rate in rates.items():
-        out[index] = integral(rate * laplace)
-    inverse = integral(laplace)
+        out[index] = float(rate @ laplace)
+    inverse = float(laplace.sum())
     return _components(out, sizes), inverse
+
+
+@cache
+def _half_line() -> tuple[Array, Array]:
+    """Points and weights of the integral over ``[0, ∞)`` of a function that falls on an unknown scale: trapezoids in log t."""
+    t = np.logspace(-9, 9, 500)
+    weights = t * math.log(t[1] / t[0])
+    weights[[0, -1]] /= 2
+    weights[0] += t[0]
+    return t, weights
 
 
 def _components(eigenvalues: Array, sizes: Sequence[int]) -> Array:

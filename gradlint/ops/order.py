@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from gradlint.moments import Array, Moments, from_pairs, product
+from gradlint.ops.maximum import Windows
+from gradlint.ops.maximum import maximum as largest
 from gradlint.ops.primitives import Tape, reindex
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -120,7 +122,10 @@ def _along(x: Moments, dims: Sequence[int], first: int, count: int, *, keepdim: 
     joined = [*apart[: rank - len(dims)], math.prod(apart[rank - len(dims) :])]
     y = tape(reindex(x, lambda m: m.scale(sign).permute(order).reshape(joined),
                      lambda g: g.scale(sign).reshape(apart).permute(inverse)))  # fmt: skip
-    y = tape(_ranked(y, -1, first, count))
+    if first == 0 and count == 1:
+        y = tape(largest(y, [Windows(len(joined) - 1, 1, joined[-1], joined[-1])]))
+    else:
+        y = tape(_ranked(y, -1, first, count))
     kept = [n for d, n in enumerate(x.shape) if d not in dims]
     if len(dims) == 1 and (keepdim or count > 1):
         y = tape(reindex(y, lambda m: m.scale(sign).permute(inverse), lambda g: g.scale(sign).permute(order)))

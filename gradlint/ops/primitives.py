@@ -120,7 +120,7 @@ class Tape:
 
     def __call__(self, flow: Flow) -> Moments:
         """Record a flow; returns its output under an identity of its own."""
-        out: Moments = replace(flow.out)
+        out: Moments = flow.out.twin()
         self._entries.append((out, flow))
         return out
 

@@ -13,6 +13,7 @@ is evaluated on a quadrature grid (see ``gradlint.recognise``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,20 @@ from typing import Any
 from gradlint.moments import Moments
 from gradlint.ops.apart import Planner
 
-__all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Gradients", "Op", "identity", "lookup", "pointwise", "transfer"]
+__all__ = [
+    "IDENTITY",
+    "POINTWISE",
+    "TABLE",
+    "Call",
+    "Flow",
+    "Gradients",
+    "Op",
+    "check",
+    "identity",
+    "lookup",
+    "pointwise",
+    "transfer",
+]
 
 Gradients = Mapping[Moments, Moments]
 
@@ -110,3 +124,17 @@ def lookup(target: Any) -> Op | None:
         return TABLE.get(target)
     except TypeError:  # an unhashable target
         return None
+
+
+def check(flow: Flow, call: Call) -> None:
+    """That a formula gives moments, and of the right shape.
+
+    Raises:
+        ValueError: another shape than the call's, or infinite minus infinite, which is no number.
+    """
+    if not isinstance(flow.out, Moments):
+        return
+    if math.isnan(flow.out.q):
+        raise ValueError("its moments are not numbers")
+    if call.shape is not None and flow.out.shape != call.shape:
+        raise ValueError(f"shape {flow.out.shape} where torch gives {call.shape}")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlint.moments import GRID, Moments, from_pairs
+from gradlint.moments import GRID, Array, Moments, conditioned, from_pairs
 from gradlint.ops.registry import Flow, Gradients
 from gradlint.trace.state import seeded
 
@@ -129,7 +129,7 @@ def sampled(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
     def back(g: Any) -> dict[Moments, Moments]:
         laws = [law for law, keep in zip(g if isinstance(g, tuple) else (g,), first.floating, strict=True) if keep]
         cotangents = [None if law is None else _cotangents(law, draws) for law in laws]
-        collected: dict[Moments, list[Moments]] = {x: [] for x in leaves}
+        collected: dict[Moments, list[_Found]] = {x: [] for x in leaves}
         for i in range(draws):
             run = experiment.run(i)
             pairs = [
@@ -144,13 +144,32 @@ def sampled(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
                 [t for t, _ in pairs], [t for _, t in wanted], [c for _, c in pairs], allow_unused=True
             )
             for (x, t), grad in zip(wanted, grads, strict=True):
-                collected[x].append(Moments.of_array((torch.zeros_like(t) if grad is None else grad).numpy()))
-        return {x: _mean_of(found) for x, found in collected.items() if found}
+                collected[x].append((t.detach().numpy(), (torch.zeros_like(t) if grad is None else grad).numpy()))
+        return {x: _gradient(x, found) for x, found in collected.items() if found}
 
     if first.floating == [True]:
         return Flow(outs[0], back)
     members = iter(outs)
     return Flow(tuple(next(members) if keep else None for keep in first.floating), back)
+
+
+_Found = tuple[Array, Array]
+"""A tensor and its gradient in one execution."""
+
+_BINS = (8, 32)
+_PER_BIN = 32
+
+
+def _gradient(x: Moments, found: Sequence[_Found]) -> Moments:
+    """The law of a gradient; where x is known not to be Gaussian also how it depends on x, by its mean square in bins of x."""
+    out = _mean_of([Moments.of_array(grad) for _, grad in found])
+    if x.law is None or x.var <= 0 or out.q <= 0:
+        return out
+    values, squares = (np.concatenate([pair[i].ravel() for pair in found]) for i in (0, 1))
+    bins = np.array_split(np.argsort(values, kind="stable"), min(max(values.size // _PER_BIN, _BINS[0]), _BINS[1]))
+    power = [float(np.mean(squares[b] ** 2)) for b in bins if b.size]
+    levels = np.cumsum(GRID.weights) - GRID.weights / 2
+    return conditioned(out, x, np.interp(levels, (np.arange(len(power)) + 0.5) / len(power), power))
 
 
 def _cotangents(g: Moments, draws: int) -> list[torch.Tensor]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Moments, from_pairs, product, take
+from gradlint.moments import MAX_GRAM, Array, Moments, from_pairs, product, standardised, take
 from gradlint.moments.array import align
 from gradlint.ops.apart import Plan, unreduced
 from gradlint.ops.partition import log_partition, participation
@@ -42,6 +43,42 @@ def _rows_of(alive: np.ndarray[Any, np.dtype[np.bool_]] | None, length: int) -> 
     return {int(s): float(c) / n for s, c in zip(sizes, numbers, strict=True)}, overlap
 
 
+def _weights_of(alive: np.ndarray[Any, np.dtype[np.bool_]] | None, length: int) -> Array:
+    """The mean weights of the rows, shape (rows, length): even over what each row sees."""
+    if alive is None:
+        return np.full((1, length), 1 / length)
+    mask = alive.reshape(-1, *alive.shape[-2:])[0] if alive.ndim > 1 else alive[None]
+    live = np.broadcast_to(mask, (mask.shape[0], length))[mask.any(1)].astype(np.float64)
+    return np.asarray(live / live.sum(1, keepdims=True))
+
+
+def _centred_by(p: Array, s: Array | None, ipr_of: Mapping[int, float]) -> tuple[Array | None, float] | None:
+    """The structure of ``p_j (g_j − Σ p g)`` along a row, averaged over the rows, and its energy over that of exchangeable g.
+
+    Args:
+        p: mean weights, shape (rows, n).
+        s: the structure of g along the row.
+        ipr_of: number of keys in a row to its ``E Σp²``: what the weights vary about their mean sees no structure.
+    """
+    n = p.shape[1]
+    if n > MAX_GRAM:
+        return None
+
+    def centred(s: Array, rows: Array) -> Array:
+        seen = p @ s
+        once = (p * rows[:, None]).T @ (p * seen)
+        return np.asarray((p * rows[:, None]).T @ p * s - once - once.T + (p * (rows * (seen * p).sum(1))[:, None]).T @ p)
+
+    counts = np.rint((p > 0).sum(1)).astype(int)
+    ipr = np.array([ipr_of[int(c)] for c in counts])
+    steady = np.where(counts > 1, (1 - ipr) / np.maximum(1 - 1 / counts, 1e-12) / (counts * ipr), 0.0)
+    even = centred(np.eye(n), np.ones(len(p)))
+    if s is None:
+        return standardised(even), 1.0
+    m = centred(s, steady) + centred(np.eye(n), 1 - steady)
+    return standardised(m), float(np.trace(m) / np.trace(even)) if np.trace(even) > 0 else 1.0
+
+
 def softmax_flow(x: Moments, dim: int) -> Flow:
     """Softmax over one axis, masked entries excluded."""
     dim %= len(x.dims)
@@ -60,7 +97,9 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
     v = max(float(cov.flat[-1]), 0.0)
     sizes, overlap = _rows_of(alive, length)
     shares = np.array([*sizes.values()])
-    ipr, w = (float(shares @ each) for each in participation([*sizes], v))
+    parts = participation([*sizes], v)
+    ipr_of = dict(zip(sizes, map(float, parts[0]), strict=True))
+    ipr, w = (float(shares @ each) for each in parts)
     column = s.atoms(len(order) - 2)[-1] if len(order) > 1 and s.dims[-2] else None
     rows = np.empty(cov.shape)
     for index in np.ndindex(*cov.shape):
@@ -73,9 +112,14 @@ def softmax_flow(x: Moments, dim: int) -> Flow:
         of_rows = from_pairs((*s.dims[:-1], ()), 0.0, rows)
         both, of_rows = align(g.whole(dim).permute(order), of_rows)  # the gradient may have finer axes than the scores
         k, shares = both.pairs(), of_rows.pairs()[..., 0]
-        varying = k[..., 1] - k[..., 0]
+        column_of_g, seen = both.grams.get(both.v.ndim - 1), None
+        if column_of_g is not None or alive is not None:
+            seen = _centred_by(_weights_of(alive, length), column_of_g, ipr_of)
+        varying = (k[..., 1] - k[..., 0]) * (1.0 if seen is None else seen[1])
         energy = varying * np.where(np.indices(shares.shape).all(0) if shares.ndim else True, w, np.minimum(shares, w)) / length
-        return {x: from_pairs(both.dims, 0.0, np.stack([-energy / (length - 1), energy], -1)).permute(inverse)}
+        grad = from_pairs(both.dims, 0.0, np.stack([-energy / (length - 1), energy], -1))
+        grams = {**both.grams} if seen is None or seen[0] is None else {**both.grams, both.v.ndim - 1: seen[0]}
+        return {x: replace(grad, grams=grams).permute(inverse)}
 
     return Flow(out.permute(inverse), back)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gradlint.comparison import Place
-from gradlint.findings import Confidence, Factor, Finding, Location, Report, Severity
+from gradlint.findings import Confidence, Factor, Finding, Location, Report, Severity, TargetReport
 from gradlint.report.frame import frame
 from gradlint.report.view import View, relative, relative_line
 
@@ -20,6 +20,7 @@ __all__ = ["render_concise", "render_full"]
 
 _STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 _WORST = 5  # rows of the table of real runs, unless all are asked for
+_WIDE = 1.0  # bits between the ends of an interval worth telling: a factor of two
 _BLAME = "bold red"  # a target that could not be analysed
 _DOUBT = {
     Confidence.MEDIUM: "medium: some ops of the model have no formula and were sampled",
@@ -72,6 +73,8 @@ def _finding(finding: Finding, report: Report, view: View) -> Iterator[Text]:
         yield from (shown := frame(finding.location, style))
         if shown:
             yield Text(f"{indent} |", "blue")
+        if finding.location.library is not None:
+            yield Text.assemble((f"{indent}::: ", "blue"), _place(finding.location.library, view))
     else:
         yield Text.assemble(("--> ", "blue"), finding.target)
     notes = [*_chain(finding.factors), *_covered(finding), *finding.notes]
@@ -126,10 +129,18 @@ def _models(report: Report, view: View) -> Iterator[Text]:
                 yield from _wrapped(line, "  ", view, (_name(target.name, view), "bold"))
             continue
         gain = target.gain_log2
-        found = "" if gain is None else f"; gradient {_times(gain)} from the output to the input"
+        found = "" if gain is None else f"; gradient {_times(gain)} from the output to the input{_typical(target)}"
         yield from _wrapped(f"{_name(target.name, view)}: {inputs}{found}", "  ", view, (_name(target.name, view), "bold"))
         for assumption in target.assumptions if view.verbose else ():
             yield from _wrapped(f"  = assumed: {assumption}", "    ", view, ("assumed:", "bold"))
+
+
+def _typical(target: TargetReport) -> str:
+    """What one draw of the weights gives, where draws differ."""
+    typical, ends = target.gain_typical_log2, target.gain_interval_log2
+    if typical is None or ends is None or ends[1] - ends[0] < _WIDE:
+        return ""
+    return f", in a typical draw of the weights {_times(typical)} ({_times(ends[0])} to {_times(ends[1])} in 80 % of them)"
 
 
 def _real_runs(report: Report, view: View) -> Iterator[Text]:

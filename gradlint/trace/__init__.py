@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from contextlib import ExitStack, redirect_stdout
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,22 +20,24 @@ from torch import nn
 from gradlint.errors import BuildError, TargetError, TraceError
 from gradlint.findings import Location
 from gradlint.trace.ambient import ambient_kept
-from gradlint.trace.arguments import Arguments, parse_input
+from gradlint.trace.arguments import Arguments, described, parse_input
 from gradlint.trace.calls import ModuleCalls
 from gradlint.trace.copies import Copies
+from gradlint.trace.dispatched import Dispatched
 from gradlint.trace.graph import InputSpec, ModuleRecord, ParameterRecord, Step, Traced, step
 from gradlint.trace.inits import Laws, recording
-from gradlint.trace.inputs import resolve
+from gradlint.trace.inputs import guessed, resolve
 from gradlint.trace.nodes import Nodes
 from gradlint.trace.recorder import Recorder
 from gradlint.trace.source import boundary, owned, transparent, user_line
-from gradlint.trace.state import is_lazy, preserved, seeded
+from gradlint.trace.state import SEED, drawn_outside, eager, is_lazy, preserved, seeded
 from gradlint.trace.tree import map_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = [
+    "Arguments",
     "InputSpec",
     "Laws",
     "ModuleRecord",
@@ -44,11 +46,14 @@ __all__ = [
     "Traced",
     "ambient_kept",
     "build",
+    "described",
     "parse_input",
     "recording",
     "step",
     "trace",
 ]
+
+_RUNS = 8
 
 
 def trace(
@@ -57,6 +62,7 @@ def trace(
     *,
     laws: Laws | None = None,
     file: str | None = None,
+    as_is: bool = False,
 ) -> Traced:
     """Run the model's forward once, in training mode, and record it. The model is left as it was.
 
@@ -65,10 +71,11 @@ def trace(
     Args:
         model: a module, or a zero-argument callable that builds one; then the laws of its parameters are recorded.
         inputs: a tuple of positional arguments, a dict of keyword arguments, one tensor, a list of
-            :class:`InputSpec` or texts for :func:`parse_input` (the other arguments are guessed), or None (all are
-            guessed). Floating inputs made here are N(0, 1), integers uniform over their range.
+            :class:`InputSpec` or texts for :func:`parse_input` (the other arguments are guessed), :class:`Arguments`, or
+            None (all are guessed). Floating inputs made here are N(0, 1), integers uniform over their range.
         laws: what :func:`recording` found when ``model`` was constructed; without it a module is judged by its values.
         file: counts as the user's source even if it is installed in ``site-packages``.
+        as_is: leave the modules' training flags as they are: parts of a model may be frozen in eval mode.
 
     Raises:
         BuildError: the callable raised, or returned something else.
@@ -83,15 +90,26 @@ def trace(
         model = getattr(model, "_orig_mod", model)
         laws = laws or Laws()
         _check(model)
-        with ExitStack() as stack:
-            stack.enter_context(seeded())
+        with eager(), seeded(), torch.enable_grad():
             if is_lazy(model):
-                _materialise(model, inputs, laws)
-            stack.enter_context(preserved(model))
-            stack.enter_context(torch.enable_grad())
+                _materialise(model if as_is else model.train(), inputs, laws)
+            try:
+                return _recorded(model, inputs, laws, tried=False, as_is=as_is)
+            except _ForwardError:
+                if not guessed(inputs):
+                    raise
+            return _recorded(model, inputs, laws, tried=True, as_is=as_is)
+
+
+class _ForwardError(TraceError):
+    """Forward raised, be it because of what it was run on."""
+
+
+def _recorded(model: nn.Module, inputs: Any, laws: Laws, *, tried: bool, as_is: bool) -> Traced:
+    with preserved(model):
+        if not as_is:
             model.train()
-            given = resolve(model, inputs)
-            return _record(model, given, laws)
+        return _likeliest(model, resolve(model, inputs, tried=tried), laws)
 
 
 @transparent
@@ -111,7 +129,7 @@ def build(function: Callable[[], nn.Module]) -> nn.Module:
 
 def _materialise(model: nn.Module, inputs: Any, laws: Laws) -> None:
     """Give lazy parameters their shapes, by running forward once."""
-    given = resolve(model.train(), inputs)
+    given = resolve(model, inputs)
     args, kwargs = map_tensors((given.args, given.kwargs), lambda t: t.detach().clone())
     with laws.watching(), torch.no_grad():
         _run(model, args, kwargs)
@@ -123,8 +141,27 @@ def _check(model: nn.Module) -> None:
             raise TraceError(f"parameter {name} is on the meta device", hint="construct the model on the CPU")
 
 
+def _likeliest(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
+    """One run; where chance decides what forward does (dropped layers), of several runs the one that called most modules.
+
+    A layer that happened to be dropped would otherwise be judged as one that nothing uses.
+    """
+    with preserved(model):
+        best = _record(model, given, laws)
+    if not best.chance:
+        return best
+    weighted = {path for path, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None}
+    for seed in range(SEED + 1, SEED + _RUNS):
+        if weighted <= best.modules.keys():
+            break
+        with preserved(model):
+            other = _record(model, given, laws, seed)
+        best = max(best, other, key=lambda traced: len(traced.modules))
+    return best
+
+
 @boundary
-def _record(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
+def _record(model: nn.Module, given: Arguments, laws: Laws, seed: int = SEED) -> Traced:
     nodes = Nodes(model, laws)
     recorder = Recorder(nodes)
     calls = ModuleCalls(model, recorder)
@@ -133,14 +170,16 @@ def _record(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
     for tensor in given.tensors_of(args, kwargs):
         nodes.input(next(names), tensor)
     parameters = _parameters(model, laws)  # before forward, which may write to them
-    with seeded():
+    with seeded(seed):
         try:
-            with calls.watching(), laws.writes(), recorder:
+            with drawn_outside() as outside, calls.watching(), laws.writes(), Dispatched(recorder), recorder:
                 result = _run(model, args, kwargs)
         except Exception as error:
             place = user_line(error.__traceback__)
             text = str(error).strip().partition("\n")[0]
-            raise TraceError(f"forward raised {type(error).__name__}: {text}", where=_where(place)) from error
+            raise _ForwardError(f"forward raised {type(error).__name__}: {text}", where=_where(place)) from error
+    for generator in outside:
+        nodes.by_chance(f"forward drew from {generator}")
     output = nodes.finish(result)
     if output is None:
         message = "no floating-point output of the model depends on its parameters or inputs"
@@ -155,6 +194,7 @@ def _record(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
         output=output.name,
         location=laws.construction.module(model) or _defined(model),
         assumptions=tuple(nodes.notes),
+        chance=nodes.chance,
     )
 
 
@@ -167,6 +207,7 @@ def _parameters(model: nn.Module, laws: Laws) -> dict[str, ParameterRecord]:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
+    modules = dict(model.named_modules())
     records: dict[str, ParameterRecord] = {}
     copies = Copies()
     for name, parameter in model.named_parameters():
@@ -177,34 +218,35 @@ def _parameters(model: nn.Module, laws: Laws) -> dict[str, ParameterRecord]:
             dtype=str(parameter.dtype).removeprefix("torch."),
             requires_grad=parameter.requires_grad,
             law=law,
-            location=laws.construction.parameter(parameter) or _constructed(model, name.rpartition(".")[0], laws),
+            location=laws.construction.parameter(parameter) or _constructed(modules, name.rpartition(".")[0], laws),
             drawn_with=copies.first(name, parameter) if law.std > 0 else name,
         )
     return records
 
 
 def _modules(model: nn.Module, laws: Laws, calls: ModuleCalls) -> dict[str, ModuleRecord]:
+    modules = dict(model.named_modules())
     return {
         path: ModuleRecord(
             path=path,
             type=type(module).__name__,
             output=calls.outputs[path],
-            constructed=_constructed(model, path, laws),
+            constructed=_constructed(modules, path, laws),
             called=calls.called[path],
         )
-        for path, module in model.named_modules()
+        for path, module in modules.items()
         if path in calls.called
     }
 
 
-def _constructed(model: nn.Module, path: str, laws: Laws) -> Location | None:
+def _constructed(modules: Mapping[str, nn.Module], path: str, laws: Laws) -> Location | None:
     """The line that made the module; for a copy, the line that made what it is in."""
     while path:
-        found = laws.construction.module(model.get_submodule(path))
+        found = laws.construction.module(modules[path])
         if found is not None:
             return found
         path = path.rpartition(".")[0]
-    return laws.construction.module(model)
+    return laws.construction.module(modules[""])
 
 
 def _defined(model: nn.Module) -> Location | None:

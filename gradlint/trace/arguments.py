@@ -114,7 +114,7 @@ def _named(value: Any, key: Key = ()) -> Iterator[tuple[Key, torch.Tensor]]:
         for index, item in enumerate(value):
             yield from _named(item, (*key, index))
     else:
-        for index, tensor in enumerate(tensors := list(tensors_in(value))):
+        for index, tensor in enumerate(tensors := tensors_in(value)):
             yield (*key, index) if len(tensors) > 1 else key, tensor
 
 

@@ -32,7 +32,7 @@ def offered(model: nn.Module) -> tuple[str, Values] | None:
         value = getattr(model, name, None)
         if callable(value) and not isinstance(value, torch.Tensor):
             value = value()
-        if next(tensors_in(value), None) is None:
+        if not tensors_in(value):
             continue
         if isinstance(value, Mapping):
             return name, dict(value)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gradlint.trace.arguments import Arguments
     from gradlint.trace.law import Law
 
-__all__ = ["InputSpec", "ModuleRecord", "ParameterRecord", "Step", "Traced", "callable_of", "op_name", "step"]
+__all__ = ["InputSpec", "ModuleRecord", "ParameterRecord", "Step", "Traced", "callable_of", "op_name", "place_of", "step"]
 
 _KEY = "gradlint"
 
@@ -48,6 +48,7 @@ class Step:
         value: the real tensor of a constant, else None.
         scalar: the number a floating-point tensor of one entry had in this run; means something where no input enters it.
         law: of a constant whose entries were drawn at random while tracing (a dropped path's mask), else None.
+        autocast: the dtype that ``torch.autocast`` gave matrix products where the call was made; None outside of it.
     """
 
     shape: tuple[int, ...] | None
@@ -58,6 +59,7 @@ class Step:
     value: torch.Tensor | None = None
     law: Law | None = None
     scalar: float | None = None
+    autocast: str | None = None
 
     @property
     def floating(self) -> bool:
@@ -71,7 +73,8 @@ class Step:
         value = self.value
         if value is None:
             raise AnalysisError("a constant without a value")
-        return Moments.of_array((value.detach().double() if value.is_floating_point() else value.detach()).cpu().numpy())
+        array = (value.detach().double() if value.is_floating_point() else value.detach()).cpu().numpy()
+        return Moments.of_table(array) if value.is_floating_point() else Moments.of_array(array)
 
     @property
     def differentiable(self) -> bool:
@@ -144,6 +147,7 @@ class Traced:
         output: name of the node of the first floating-point output tensor.
         rung: how it was traced: ``"real"``.
         assumptions: values that had to be assumed, each with its source line.
+        chance: with other random numbers forward might have done something else.
     """
 
     graph: fx.Graph
@@ -155,6 +159,7 @@ class Traced:
     location: Location | None
     rung: str = "real"
     assumptions: tuple[str, ...] = ()
+    chance: bool = False
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -173,11 +178,18 @@ def annotate(node: fx.Node, facts: Step) -> None:
     node.meta[_KEY] = facts
 
 
+def place_of(node: fx.Node) -> str:
+    """The user's line that made a call, else its module."""
+    facts = step(node)
+    return str(facts.location) if facts.location else f"{facts.module or 'model'} ({node.name})"
+
+
 def op_name(node: fx.Node) -> str:
     """What a node calls, by its own name: ``linear``, ``view``, the class of an ``autograd.Function``."""
     if isinstance(node.target, str):
         return node.target
     name: str = getattr(node.target, "__name__", str(node.target))
+    name = name.partition(".")[0]  # aten operators: without their overload
     return getattr(getattr(node.target, "__self__", None), "__name__", name) if name == "apply" else name
 
 

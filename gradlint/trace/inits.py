@@ -22,7 +22,7 @@ from gradlint.trace.source import Construction, locate, owned, transparent
 from gradlint.trace.state import SEED, seeded, uncompiled
 from gradlint.trace.tags import Regions, Tag, mixture
 from gradlint.trace.tree import tensors_in
-from gradlint.trace.writes import Write, law_after
+from gradlint.trace.writes import LAWFUL, Write, law_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -144,6 +144,8 @@ class _Watcher(DispatchMode):
         name = operator_name(func)
         out = kwargs.get("out")
         written = out if out is not None else args[0] if name.endswith("_") and args else None
+        if written is None and name not in LAWFUL and Initialiser.running() is None:
+            return result  # new memory, of which nothing is known
         if isinstance(written, torch.Tensor):
             self._update(name, args, kwargs, written)
         elif name == "linalg_qr":

@@ -19,57 +19,89 @@ from gradlint.trace.arguments import HINT, Arguments, described, drawn, parse_in
 from gradlint.trace.examples import examples, offered
 from gradlint.trace.graph import InputSpec
 from gradlint.trace.guess import candidates
-from gradlint.trace.leaves import Values, leaves
+from gradlint.trace.leaves import Key, Values, leaves
 from gradlint.trace.overrides import placed
 from gradlint.trace.probe import ENOUGH, Prober
 from gradlint.trace.search import Refusal, search
 from gradlint.trace.source import user_line
 
-__all__ = ["resolve"]
+__all__ = ["guessed", "resolve"]
 
 _SECONDS = 60.0
 _SEEDS = 80
 _SHOWN = 6
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
-def resolve(model: nn.Module, inputs: Any) -> Arguments:
+def guessed(inputs: Any) -> bool:
+    """Whether ``inputs`` leave something to be found by trying it."""
+    return inputs is None or (isinstance(inputs, list) and all(isinstance(item, InputSpec | str) for item in inputs))
+
+
+def resolve(model: nn.Module, inputs: Any, *, tried: bool = True) -> Arguments:
     """The arguments to run ``model`` on; see :func:`gradlint.trace.trace` for what ``inputs`` may be.
+
+    Args:
+        tried: forward has accepted them; else they are the likeliest, and what is run on them next is the trial.
 
     Raises:
         InputError: nothing was found that the model accepts, or ``inputs`` is of no such form.
     """
     if inputs is None:
-        return _offered(model) or _guess(model, [])
+        return _offered(model, tried=tried) or _guess(model, [], tried=tried)
+    if isinstance(inputs, Arguments):
+        return inputs
     if isinstance(inputs, torch.Tensor):
         inputs = (inputs,)
     if isinstance(inputs, Mapping):
         return described(model, (), inputs)
-    if isinstance(inputs, list) and all(isinstance(item, InputSpec | str) for item in inputs):
-        return _guess(model, [parse_input(item) if isinstance(item, str) else item for item in inputs])
+    if guessed(inputs):
+        return _guess(model, [parse_input(item) if isinstance(item, str) else item for item in inputs], tried=tried)
     if isinstance(inputs, Sequence) and not isinstance(inputs, str):
         return described(model, tuple(inputs), {})
     raise InputError(f"inputs must be a tuple, a dict, a tensor or None, not {type(inputs).__name__}")
 
 
-def _offered(model: nn.Module) -> Arguments | None:
+def _offered(model: nn.Module, *, tried: bool) -> Arguments | None:
     """What an attribute of the model says that it takes; it is not second-guessed."""
     found = offered(model)
     if found is None:
         return None
     name, values = found
-    outcome = Prober(model, seconds=_SECONDS).run(values)
-    if outcome.error is None:
+    outcome = Prober(model, seconds=_SECONDS).run(values) if tried else None
+    if outcome is None or outcome.error is None:
         return drawn(model, values, name)
     place = user_line(outcome.error.__traceback__)
     message = f"forward of {type(model).__name__} refuses the model's own {name}: {_reason(outcome.error)}"
     raise InputError(message, where="" if place is None else f"{place.path}:{place.line}", hint=f"correct {name}, or {HINT}")
 
 
-def _guess(model: nn.Module, overrides: list[InputSpec]) -> Arguments:
-    """The first arguments that the model accepts, with what ``overrides`` fix."""
-    failures: list[Refusal] = []
+def _guess(model: nn.Module, overrides: list[InputSpec], *, tried: bool) -> Arguments:
+    """The first arguments that the model accepts, with what ``overrides`` fix; the likeliest if nothing is to be tried."""
     given, fixed = placed(model, overrides)
+    values = None if tried else next(_seeds(model, given, 2, optional=False), None)
+    if values is None or _to_be_tried(model, values, fixed):
+        values = _found(model, given, fixed)
+    known = all(any(key[: len(f)] == f for f in fixed) for key, _ in leaves(values))
+    return drawn(model, values, "given" if known else "guessed")
+
+
+def _to_be_tried(model: nn.Module, values: Values, fixed: frozenset[Key]) -> bool:
+    """Forward need not fail to show that a guess was wrong: too small a batch, a mask that means the opposite."""
+    free = [leaf for key, leaf in leaves(values) if key not in fixed]
+    return bool(free) and (
+        any(leaf.kind == "bool" for leaf in free) or (not fixed and any(isinstance(m, _BATCH_NORM) for m in model.modules()))
+    )
+
+
+def _found(model: nn.Module, given: Values, fixed: frozenset[Key]) -> Values:
+    """Arguments that the model accepts, among them the ``given`` ones.
+
+    Raises:
+        InputError: nothing was found.
+    """
+    failures: list[Refusal] = []
     prober = Prober(model, seconds=_SECONDS)
 
     def suggest(name: str) -> list[Any]:
@@ -82,10 +114,10 @@ def _guess(model: nn.Module, overrides: list[InputSpec]) -> Arguments:
             continue
         values, outcome = found
         if outcome.samples < ENOUGH and not fixed:
-            again = search(prober, itertools.islice(_seeds(model, given, ENOUGH, optional=optional), _SEEDS), fixed, suggest, [])
+            seeds = itertools.islice(_seeds(model, given, ENOUGH, optional=optional), _SEEDS)
+            again = search(prober, seeds, fixed, suggest, [])
             values = values if again is None else again[0]
-        known = all(any(key[: len(f)] == f for f in fixed) for key, _ in leaves(values))
-        return drawn(model, values, "given" if known else "guessed")
+        return values
     raise _none_accepted(model, failures)
 
 

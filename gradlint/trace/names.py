@@ -40,6 +40,9 @@ SHAPE_ONLY = _set(
 )
 """Functions that use only the shape and dtype of their tensor: what they return does not depend on it."""
 
+LENDING = _set("type_as expand_as view_as reshape_as to")
+"""Functions that use only the shape, dtype or device of the tensors behind the first."""
+
 ESCAPES = _set("__bool__ __float__ __int__ __index__ __complex__ item tolist numpy __array__ equal allclose is_nonzero")
 """Methods by which a value leaves torch: what Python does with it is seen for this one run only."""
 

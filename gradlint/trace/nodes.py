@@ -29,16 +29,17 @@ class Nodes:
 
     Args:
         model: parameters and buffers are known by their names in it.
-        laws: watch writes while the graph is made; random constants get their laws from it.
+        laws: watch what makes constants; random ones get their laws from it.
     """
 
     def __init__(self, model: nn.Module, laws: Laws) -> None:
         self.graph = fx.Graph()
         self.notes: list[str] = []
+        self.chance = False  # what forward does depends on random numbers
         self.module = ""  # path of the module whose forward runs
         self.grad_mode: bool | None = None  # overrides torch's inside a reentrant checkpoint
         self.memory = Memory(self.emit, self.constant)
-        self._laws = laws
+        self.laws = laws
         self._parameters = {id(p): name for name, p in model.named_parameters()}
         self._buffers = {id(b): name for name, b in model.named_buffers()}
         self._inputs: dict[int, tuple[torch.Tensor, int | None, fx.Node]] = {}
@@ -84,7 +85,7 @@ class Nodes:
             self.note("a tensor that needs a gradient was computed where torch calls cannot be recorded")
         target = self._buffers.pop(id(tensor), None) or f"_const_{len(self._constants)}"
         node = self.graph.create_node("get_attr", target, name=target.replace(".", "_"))
-        self._annotate(node, tensor, grad=False, value=tensor.detach().clone(), law=self._laws.drawn(tensor))
+        self._annotate(node, tensor, grad=False, value=tensor.detach().clone(), law=self.laws.drawn(tensor))
         # Without a version counter (inference tensors) each use is a constant of its own.
         self._constants[key if key[1] is not None else (id(tensor), -len(self._constants))] = tensor, node
         return node
@@ -169,6 +170,15 @@ class Nodes:
         if note not in self.notes:
             self.notes.append(note)
 
+    def random(self, tensor: torch.Tensor) -> bool:
+        """The tensor was drawn while the graph was made, and is nothing else."""
+        return self.laws.drawn(tensor) is not None
+
+    def by_chance(self, what: str) -> None:
+        """Forward may do something else with other random numbers."""
+        self.chance = True
+        self.note(f"{what}; only one outcome is followed")
+
     def _annotate(
         self,
         node: fx.Node,
@@ -185,4 +195,5 @@ class Nodes:
                 value = result.detach().clone()
             elif result.is_floating_point() and result.numel() == 1:
                 scalar = float(result.detach())
-        annotate(node, Step(shape, dtype, self.module, locate(), grad, value, law, scalar))
+        lowered = str(torch.get_autocast_dtype("cpu")).removeprefix("torch.") if torch.is_autocast_enabled("cpu") else None
+        annotate(node, Step(shape, dtype, self.module, locate(), grad, value, law, scalar, lowered))

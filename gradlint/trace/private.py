@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.jit._fuser import optimized_execution
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -15,6 +16,7 @@ from gradlint.trace.source import transparent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from types import CodeType
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "is_functorch_wrapped",
     "operator_name",
     "storage_key",
+    "unoptimised",
+    "unscripted",
     "version",
 ]
 
@@ -77,10 +81,30 @@ def global_hooks() -> tuple[dict[int, Any], ...]:
     )
 
 
+@cache
 def operator_name(func: Callable[..., Any]) -> str:
     """The name of an aten operator without namespace and overload, such as ``normal_``."""
     schema = getattr(func, "_schema", None)
     return "" if schema is None else str(schema.name).rpartition("::")[2]
+
+
+@contextmanager
+def unscripted() -> Iterator[None]:
+    """Within it ``torch.jit.script`` and ``torch.jit.trace`` return what they are given, as with ``PYTORCH_JIT=0``."""
+    state: Any = torch.jit._state
+    enabled = bool(state._enabled)
+    state.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            state.enable()
+
+
+def unoptimised() -> AbstractContextManager[None]:
+    """Within it scripts run as they are written, under torch's autograd instead of their own."""
+    manager: AbstractContextManager[None] = optimized_execution(should_optimize=False)
+    return manager
 
 
 _APPLY = "_gradlint_apply"

@@ -16,6 +16,7 @@ from gradlint.trace.names import (
     CONSTANT_FILLS,
     ESCAPES,
     FACTS,
+    LENDING,
     RESHAPES,
     SHAPE_ONLY,
     TENSOR_PROPERTIES,
@@ -31,7 +32,7 @@ from gradlint.trace.source import transparent
 from gradlint.trace.tree import tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import fx
 
@@ -52,20 +53,30 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.nodes = nodes
         self._busy = False
+        self._handling = False
 
     @transparent
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if any(map(is_functorch_wrapped, tensors_in((args, kwargs)))):  # below it are tensors with identities
+            return func(*args, **kwargs)
+        before, self._handling = self._handling, True
+        try:
+            return self._handle(func, args, kwargs)
+        finally:
+            self._handling = before
+
+    @transparent
+    def _handle(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         name = name_of(func)
         if self._busy or name in FACTS or (name.endswith(".get") and name not in TENSOR_PROPERTIES):
             return func(*args, **kwargs)
-        tensors = list(tensors_in((args, kwargs)))
-        if any(map(is_functorch_wrapped, tensors)):
-            self.nodes.note("calls inside torch.func (vmap, grad) cannot be recorded")
-            return func(*args, **kwargs)
-        if not any(map(self.nodes.live, tensors)):
+        tensors = tensors_in((args, kwargs))
+        if not any(map(self.nodes.live, tensors[:1] if name in LENDING else tensors)):
+            if name in ESCAPES and self.nodes.random(tensors[0]):
+                self.nodes.by_chance(f"{name.strip('_')}() read a random number")
             return func(*args, **kwargs)
         if name in CELLS:
             with self:  # a mode does not see the calls of its own handler
@@ -81,7 +92,12 @@ class Recorder(TorchFunctionMode):
             return self._in_place(func, name, written, args, kwargs)
         if isinstance(kwargs.get("out"), torch.Tensor):
             return self._in_place(func, "out", kwargs["out"], args, kwargs)
-        return self._out_of_place(func, name, args, kwargs)
+        return self._out_of_place(func, name, args, kwargs, tensors)
+
+    @property
+    def handling(self) -> bool:
+        """Inside a call that this mode has seen."""
+        return self._handling
 
     @property
     def busy(self) -> bool:
@@ -101,26 +117,39 @@ class Recorder(TorchFunctionMode):
     def opaque(self, op: str, target: Any, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Run ``function`` as one node, whatever it does."""
         call = self.run(self.nodes.mapped, Call(op, target, tuple(args), kwargs))
-        versions = self.run(_versions, args, kwargs)
+        versions = self.run(_versions, tensors_in((args, kwargs)))
         result = self.run(function, *args, **kwargs)
         self.run(self._record, call, result, versions)
         return result
 
     @transparent
-    def _out_of_place(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _out_of_place(
+        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor]
+    ) -> Any:
         if name in SHAPE_ONLY:
             return self.run(func, *args, **kwargs)
         call = self.nodes.mapped(normalise(func, args, kwargs))
-        versions = _versions(args, kwargs)
+        versions = _versions(tensors)
         result = self.run(func, *args, **kwargs)
         if name in ESCAPES:
-            text = "read a value that depends on weights or inputs; only this run's outcome is followed"
-            self.nodes.note(f"{name.strip('_')}() {text}")
+            self.escaped(name.strip("_"))
         elif name in CONCATENATIONS and len(parts := call.args[0]) == 1 and step(parts[0]).shape == tuple(result.shape):
             self.nodes.memory.bind(result, parts[0])  # what else there was is an empty key cache
-        elif next(tensors_in(result), None) is not None:
+        elif tensors_in(result):
             self._record(call, result, versions)
         return result
+
+    def escaped(self, name: str) -> None:
+        """A value that depends on something has left torch through the call of that name."""
+        self.nodes.note(f"{name}() read a value that depends on weights or inputs; only this run's outcome is followed")
+
+    def overwrite(self, name: str, call: Call, written: torch.Tensor, run: Callable[[], Any]) -> None:
+        """``run``, an operator of that name, leaves in ``written`` what ``call`` returns."""
+        before = self._before(written)
+        nodes = self.nodes.mapped(call)
+        run()
+        if written.numel() > 0:
+            self.nodes.memory.write(written, self._written(name, nodes, written, call.args, call.kwargs), before)
 
     def _record(self, call: Call, result: Any, versions: _Versions) -> None:
         """Add the node of a call that has been run, and of the tensors in its result."""
@@ -130,16 +159,17 @@ class Recorder(TorchFunctionMode):
                 if version(tensor) != old:
                     self.nodes.memory.write(tensor, self.nodes.create(call, tensor), None)
                 return
-        self._bind(self.nodes.create(call, result), result)
+        self.bind(self.nodes.create(call, result), result)
 
-    def _bind(self, node: fx.Node, result: Any) -> None:
+    def bind(self, node: fx.Node, result: Any) -> None:
+        """The tensors in ``result`` are what ``node`` made."""
         if isinstance(result, torch.Tensor):
             self.nodes.memory.bind(result, node)
             return
         for key, item in result.items() if isinstance(result, dict) else enumerate(result):
-            if isinstance(item, torch.Tensor | tuple | list | dict) and next(tensors_in(item), None) is not None:
+            if isinstance(item, torch.Tensor | tuple | list | dict) and tensors_in(item):
                 part = self.nodes.create(Call("call_function", operator.getitem, (node, key), {}), item)
-                self._bind(part, item)
+                self.bind(part, item)
 
     @transparent
     def _in_place(
@@ -213,5 +243,5 @@ class Recorder(TorchFunctionMode):
         return self.nodes.create(call, written)
 
 
-def _versions(args: Any, kwargs: Any) -> _Versions:
-    return [(t, version(t)) for t in tensors_in((args, kwargs))]
+def _versions(tensors: Iterable[torch.Tensor]) -> _Versions:
+    return [(t, version(t)) for t in tensors]

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import weakref
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,7 +86,7 @@ def _kind(path: str) -> str:
 
 
 def locate(constructing: nn.Module | None = None) -> Location | None:
-    """The user's line that is being executed; for library models without one, the library's line.
+    """The user's line that is being executed, with the library's line beneath it; without one, the library's line alone.
 
     The search ends at gradlint's own call into the user's code, so the script that runs gradlint is never blamed.
 
@@ -106,7 +107,7 @@ def locate(constructing: nn.Module | None = None) -> Location | None:
             if constructing is not None and _constructs(frame, constructing):
                 pass
             elif kind == "user":
-                return place(frame)
+                return place(frame, fallback)
             elif kind == "library" and fallback is None:
                 fallback = frame
         frame = frame.f_back
@@ -118,9 +119,14 @@ def _constructs(frame: FrameType, module: nn.Module) -> bool:
     return code.co_name == "__init__" and code.co_argcount > 0 and frame.f_locals.get(code.co_varnames[0]) is module
 
 
-def place(frame: FrameType) -> Location:
-    """Where a frame is, with the column of the expression that is being evaluated."""
-    return _place(frame.f_code.co_filename, frame.f_code, frame.f_lasti, frame.f_lineno)
+def place(frame: FrameType, library: FrameType | None = None) -> Location:
+    """Where a frame is, with the column of the expression that is being evaluated.
+
+    Args:
+        library: a frame of an installed package that it called.
+    """
+    found = _place(frame.f_code.co_filename, frame.f_code, frame.f_lasti, frame.f_lineno)
+    return found if library is None else replace(found, library=place(library))
 
 
 @cache

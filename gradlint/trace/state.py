@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections import deque
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +14,12 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from gradlint.trace.private import version
+from gradlint.trace.private import unoptimised, unscripted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["SEED", "is_lazy", "preserved", "seeded", "uncompiled"]
+__all__ = ["SEED", "drawn_outside", "eager", "is_lazy", "preserved", "seeded", "uncompiled"]
 
 SEED = 0
 _CHEAP = 50_000_000
@@ -41,6 +42,20 @@ def seeded(seed: int = SEED) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+@contextmanager
+def drawn_outside() -> Iterator[list[str]]:
+    """At the end of the block the list names the generators other than torch's that were drawn from in it."""
+    found: list[str] = []
+    python, numpy = random.getstate(), np.random.get_state(legacy=False)
+    yield found
+    if random.getstate() != python:
+        found.append("random")
+    now: Any = np.random.get_state(legacy=False)
+    before: Any = numpy
+    if now["state"]["pos"] != before["state"]["pos"] or not np.array_equal(now["state"]["key"], before["state"]["key"]):
+        found.append("numpy.random")
+
+
 def is_lazy(model: nn.Module) -> bool:
     """Some parameters get their shape from the first input."""
     return any(isinstance(p, UninitializedParameter) for p in model.parameters())
@@ -58,15 +73,17 @@ def preserved(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
     if is_lazy(model):  # there is nothing yet that could be restored
         yield
         return
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    flags = [(module, module.training) for module in model.modules()]
+    modules = [module for module, _ in flags if not isinstance(module, torch.jit.ScriptModule)]
+    attributes = [(module, dict(vars(module))) for module in modules]
     containers = [_Contents(value) for _, table in attributes for value in table.values() if isinstance(value, _CONTAINERS)]
     states = [value for _, table in attributes for value in table.values() if isinstance(value, torch.Tensor)]
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    held = [(p, p.data, p.grad, p.requires_grad) for p in model.parameters()]
-    tensors = [_Written(t) for t in (*model.buffers(), *states, *grads)]
+    weights = list(model.parameters())
+    held = [(p, p.data, p.grad, p.requires_grad) for p in weights]
+    tensors = [_Written(t) for t in (*model.buffers(), *states, *(p.grad for p in weights if p.grad is not None))]
     # Forward seldom writes parameters (weight clipping): their values are kept only for models where that is cheap.
-    if parameters and sum(p.numel() for p in model.parameters()) <= _CHEAP:
-        tensors += [_Written(p) for p in model.parameters()]
+    if parameters and sum(p.numel() for p in weights) <= _CHEAP:
+        tensors += [_Written(p) for p in weights]
     try:
         yield
     finally:
@@ -75,6 +92,8 @@ def preserved(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
             vars(module).update(table)
         for contents in containers:
             contents.restore()
+        for module, training in flags:
+            module.training = training
         for parameter, data, grad, requires_grad in held:
             parameter.data = data
             parameter.grad = grad
@@ -88,12 +107,11 @@ class _Written:
     """A tensor and its values, which are put back if they were written."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        self._tensor, self._version = tensor, version(tensor)
-        self._values = tensor.detach().clone()
+        self._tensor, self._values = tensor, tensor.detach().clone()
 
     def restore(self) -> None:
-        # Batch normalisation writes its statistics without counting that as a version.
-        if not isinstance(self._tensor, nn.Parameter) or version(self._tensor) != self._version:
+        # The version counter would not tell: neither writes to `.data` nor statistics of batch normalisation are counted.
+        if not torch.equal(self._tensor, self._values):
             self._tensor.detach().copy_(self._values)
 
 
@@ -110,7 +128,7 @@ class _Contents:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Make ``torch.compile`` return what it is given: compiled code cannot be recorded and takes seconds to make."""
+    """Make ``torch.compile`` and ``torch.jit`` return what they are given: what is compiled can hardly be recorded."""
     compile_ = torch.compile
 
     def identity(model: Callable[..., Any] | None = None, **_: Any) -> Any:
@@ -118,6 +136,17 @@ def uncompiled() -> Iterator[None]:
 
     torch.compile = identity
     try:
-        yield
+        with unscripted():
+            yield
     finally:
         torch.compile = compile_
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Run what ``torch.compile`` has compiled as the Python that it was, and scripts without an autograd of their own."""
+    with ExitStack() as stack:
+        stack.enter_context(unoptimised())
+        if "torch._dynamo" in sys.modules:  # else nothing was compiled, and to ask would import it
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,27 +14,34 @@ from torch import nn
 __all__ = ["first_floating", "map_tensors", "tensors_in"]
 
 _DEPTH = 6
+_LEAVES = (str, int, float, type, torch.dtype, torch.device, torch.layout, torch.memory_format, nn.Module)
 
 
-def tensors_in(value: Any, depth: int = _DEPTH) -> Iterator[torch.Tensor]:
+def tensors_in(value: Any, depth: int = _DEPTH) -> list[torch.Tensor]:
     """The tensors in nested containers, dataclasses and plain objects, in order."""
+    found: list[torch.Tensor] = []
+    _collect(value, depth, found)
+    return found
+
+
+def _collect(value: Any, depth: int, found: list[torch.Tensor]) -> None:
     if isinstance(value, torch.Tensor):
-        yield value
-    elif depth == 0 or value is None or isinstance(value, str | int | float | type | nn.Module):
+        found.append(value)
+    elif depth == 0 or value is None or isinstance(value, _LEAVES):
         return
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item, depth - 1)
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
-            yield from tensors_in(item, depth - 1)
+            _collect(item, depth - 1, found)
+    elif isinstance(value, dict) or isinstance(value, Mapping):  # noqa: SIM101  (asking an abstract class is slow)
+        for item in value.values():
+            _collect(item, depth - 1, found)
     elif isinstance(value, slice):
-        yield from tensors_in((value.start, value.stop, value.step), depth - 1)
+        _collect((value.start, value.stop, value.step), depth - 1, found)
     elif isinstance(value, SimpleNamespace):
-        yield from tensors_in(vars(value), depth - 1)
+        _collect(vars(value), depth - 1, found)
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            yield from tensors_in(getattr(value, field.name, None), depth - 1)
+            _collect(getattr(value, field.name, None), depth - 1, found)
 
 
 def first_floating(value: Any) -> torch.Tensor | None:

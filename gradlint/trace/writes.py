@@ -11,7 +11,7 @@ import torch
 
 from gradlint.trace.tags import Tag, erfinv_of_uniform
 
-__all__ = ["Write", "law_after"]
+__all__ = ["LAWFUL", "Write", "law_after"]
 
 
 @dataclass(frozen=True)
@@ -171,3 +171,6 @@ _RULES: dict[str, _Rule] = {
     "eye": lambda w: Tag("identity", 1 / max(w.result.shape[-1], 1), 0.0),
     "neg": lambda w: None if w.source is None else w.source.affine(-1.0),
 }
+
+LAWFUL = frozenset({*_RULES, "linalg_qr"})
+"""Operators whose result may have a law."""

@@ -56,6 +56,7 @@ class Measured:
         dtype: the precision it ran in.
         entries: the floating-point inputs, by name.
         redrawn: each seed drew the weights anew.
+        medians: of the rms of a parameter's gradient over seeds, by its name.
     """
 
     parameters: Mapping[str, Size]
@@ -65,6 +66,7 @@ class Measured:
     dtype: str
     entries: Mapping[str, Size] = field(default_factory=dict)
     redrawn: bool = True
+    medians: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def floor(self) -> float:
@@ -86,6 +88,7 @@ class Measured:
             dtype=data["dtype"],
             entries={name: Size(**size) for name, size in data.get("entries", {}).items()},
             redrawn=data.get("redrawn", True),
+            medians=data.get("medians", {}),
         )
 
 
@@ -216,6 +219,7 @@ def _average(
         dtype=str(dtype).removeprefix("torch."),
         entries={name: total.size() for name, total in entries.items()},
         redrawn=redrawn,
+        medians={name: math.sqrt(statistics.median(total.grads)) for name, total in parameters.items() if total.grads},
     )
 
 

@@ -15,6 +15,7 @@ _WHAT = {
     "residual": "residual sums here",
     "other": "ops here",
 }
+_WIDER = "wider or fewer layers, or skip connections: what one draw loses in a layer is of the order of 1/width"
 
 
 def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, float], verb: str) -> Iterable[Finding]:
@@ -30,7 +31,8 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
         return
     steady = [s for s in paths.segments if s.cause != "recurrence"]
     total = sum(s.log2 for s in steady)
-    if sign * total < sign * limits[0]:
+    typical = total + context.typical
+    if sign * typical < sign * limits[0]:
         return
     group = context.worst_group(steady, sign)
     if not group:
@@ -40,26 +42,36 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
     chain = _with_neighbours(steady, group)
     per_layer = chain / count
     reaches = max(1, int(limits[0] / per_layer)) if per_layer * sign > 0 else count
+    by_chance = sign * total < sign * limits[0]
+    what = f"by each of the {count} {_WHAT[group[0].cause]}" if count > 1 else f"by the {_WHAT[group[0].cause]}"
+    message = f"the gradient is {verb} {times(total)} from the loss to the input: {times(per_layer)} {what}"
+    if by_chance:
+        message = (
+            f"the gradient is {verb} {times(typical)} from the loss to the input in a typical draw of the weights: narrow layers"
+        )
+    notes = [_depth_note(per_layer, reaches, count)] if not by_chance else []
+    if context.typical:
+        notes.append(f"{times(typical)} in a typical draw of the weights (median); {times(total)} in root mean square over draws")
     yield rule.finding(
         context,
         location,
-        f"the gradient is {verb} {times(total)} from the loss to the input: {times(per_layer)} "
-        + (f"by each of the {count} {_WHAT[group[0].cause]}" if count > 1 else f"by the {_WHAT[group[0].cause]}"),
-        severity=Severity.ERROR if sign * total >= sign * limits[1] else Severity.WARNING,
+        message,
+        severity=Severity.ERROR if sign * typical >= sign * limits[1] else Severity.WARNING,
         module=group[0].module,
         evidence={
             "quantity": "gradient norm at the input / at the output",
             "measured": 2.0 ** min(max(total, -1000), 1000),
             "expected": 2.0 ** limits[0],
             "log2": total,
+            "log2_typical": typical,
             "log2_per_layer": per_layer,
             "layers": count,
             "layers_within_limit": reaches,
         },
         factors=context.causes(steady),
         instances=[collapse([s.parameter or s.module for s in group])],
-        notes=[_depth_note(per_layer, reaches, count)],
-        fix=_fix(context, group, per_layer, sign, location),
+        notes=notes,
+        fix=_WIDER if by_chance else _fix(context, group, per_layer, sign, location),
         claim=context.claim(paths.segments, total),
     )
 

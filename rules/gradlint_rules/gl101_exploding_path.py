@@ -23,7 +23,9 @@ class ExplodingPath(Rule):
     ## How it is computed
     The mean squared gradient of every op is propagated from the loss to the input (He et al. 2015, eq. 14; Schoenholz et al.
     2017, eq. 11). Between the ops that all gradient must pass, each stretch has a gain and a cause (weights, activation, norm,
-    residual sum); the gains multiply to the total. The line reported is the one whose layers contribute most.
+    residual sum); the gains multiply to the total. Where
+    draws of the weights differ by more than half a bit (narrow layers) the median draw is judged, not the mean square, which is
+    the work of a few (Hanin & Nica 2019, arXiv:1812.05994). The line reported is the one whose layers contribute most.
 
     ## What to do
     Use the standard deviation named in the fix. Without normalisation, scale residual branches by 1/√depth. Around normalised

@@ -62,12 +62,14 @@ TARGET = TargetReport(
     rung="real",
     coverage=Coverage(212),
     gain_log2=1.0,
-    parameters=(ParameterFacts("blocks.0.weight", (8, 8), "normal_(std=0.115)", 0.115, math.inf),),
+    parameters=(ParameterFacts("blocks.0.weight", (8, 8), "normal_(std=0.115)", 0.115, math.inf, 0.5, (0.25, 1.0)),),
     modules=(ModuleFacts("blocks.0", "Linear", INIT, 1.0, 0.123456789),),
     nodes=(
         NodeFacts("x", "x", "", None, (2, 8), 1.0, 2.0),
         NodeFacts("linear", "linear", "blocks.0", FORWARD, (2, 8), None, 1.0),
     ),
+    gain_typical_log2=0.0,
+    gain_interval_log2=(-1.5, 1.5),
     assumptions=("seq_len = 16 (model.py:12)",),
     inputs_origin="guessed",
 )

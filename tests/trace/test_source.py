@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
+import linecache
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -87,9 +91,81 @@ def test_library_models_show_the_line_that_made_them():
         return transformers.GPT2Model(transformers.GPT2Config(**settings))  # library
 
     traced = trace(build)
-    assert traced.parameters["h.0.mlp.c_fc.weight"].law.location.line == marked("library")
+    place = traced.parameters["h.0.mlp.c_fc.weight"].law.location
+    assert place.line == marked("library")
+    assert "transformers" in place.library.path
+    built = traced.modules["h.0.mlp.c_fc"].constructed
+    assert (built.path, built.line) == (__file__, marked("library"))
+    assert "self.c_fc = " in linecache.getline(built.library.path, built.library.line)
+    called = traced.modules["h.0.mlp.c_fc"].called
+    assert "self.c_fc(" in linecache.getline(called.path, called.line)
     first = next(node for node in traced.graph.nodes if node.op == "call_function")
     assert step(first).location.path.endswith("modeling_gpt2.py")
+
+
+def make(width):
+    return nn.Sequential(*[nn.Linear(width, width) for _ in range(2)])  # made
+
+
+class Mixin:
+    def add(self, name, module):
+        self.add_module(name, module)  # added
+
+
+class Roundabout(Mixin, nn.Module):
+    """Factories, partials, dictionaries of classes, a subclass of a layer, setattr, deepcopy, a decorated helper."""
+
+    LAYERS: ClassVar = {"linear": nn.Linear}
+
+    def __init__(self):
+        super().__init__()
+        self.made = make(8)
+        block = functools.partial(nn.Linear, 8)
+        self.part = block(8)  # part
+        self.looked = self.LAYERS["linear"](8, 8)  # looked up
+        self.own = Own(8)  # own
+        setattr(self, "set", nn.Linear(8, 8))  # noqa: B010  # set
+        self.add("added", nn.Linear(8, 8))  # inner
+        self.copies = nn.ModuleList([copy.deepcopy(self.part) for _ in range(2)])  # copied
+        self.mapped = nn.ModuleDict(dict(map(lambda name: (name, nn.Linear(8, 8)), "ab")))  # noqa: C417  # mapped
+
+    def forward(self, x):
+        x = self.made(x)  # through the list
+        for copied in self.copies:
+            x = self.helper(copied, x)
+        parts = [self.part, self.looked, self.own, self.set, self.added]
+        x = functools.reduce(lambda value, layer: layer(value), parts, x)  # reduced
+        return sum(layer(x) for layer in self.mapped.values())  # summed
+
+    def helper(self, layer, x):
+        return layer(x)  # helper
+
+
+class Own(nn.Linear):
+    def __init__(self, width):
+        super().__init__(width, width)  # drawn
+
+
+def test_lines_are_found_through_factories_comprehensions_and_copies():
+    traced = trace(Roundabout, (torch.zeros(2, 8),))
+    built = {path: record.constructed.line for path, record in traced.modules.items() if path}
+    assert {path for path, record in traced.modules.items() if path and record.constructed.path != __file__} == set()
+    assert built["made.0"] == built["made.1"] == marked("made")
+    assert built["part"] == marked("part")
+    assert built["looked"] == marked("looked up")
+    assert built["own"] == marked("own")
+    assert built["set"] == marked("set")
+    assert built["added"] == marked("inner")
+    assert built["copies.0"] == built["copies.1"] == marked("copied")
+    assert built["mapped.a"] == marked("mapped")
+    called = {path: record.called.line for path, record in traced.modules.items() if path}
+    assert called["made"] == called["made.0"] == marked("through the list")
+    assert called["copies.1"] == marked("helper")
+    assert called["own"] == called["added"] == marked("reduced")
+    assert called["mapped.b"] == marked("summed")
+    weights = {name: record.law.location.line for name, record in traced.parameters.items()}
+    assert weights["made.1.weight"] == marked("made")
+    assert weights["own.weight"] == marked("drawn")
 
 
 def test_an_instance_built_before_has_no_lines_but_a_class():

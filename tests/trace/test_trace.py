@@ -74,6 +74,42 @@ def test_state_is_restored_after_an_error_too():
     assert nn.Module.__call__ is call
 
 
+def test_defaults_that_a_model_sets_are_restored():
+    class Sets(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+            torch.set_default_dtype(torch.float64)
+
+        def forward(self, x):
+            torch.set_default_device("meta")
+            return self.inner(x)
+
+    trace(Sets, (torch.zeros(2, 4),))
+    assert (torch.get_default_dtype(), torch.get_default_device().type) == (torch.float32, "cpu")
+
+
+def test_memory_that_was_never_written_is_zero_in_the_graph(replay):
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.inner(x)
+            out = y.new_empty(3, 2, 8)
+            out[0, :, :4] = y
+            out[1, :, 4:].copy_(y)
+            return out + torch.empty(8) + torch.empty_like(out)
+
+    poison = [torch.full((n,), float("nan")) for n in (48, 8, 48, 48)]
+    del poison  # the allocator hands the same memory out again
+    traced = trace(Joined, (torch.ones(2, 4),))
+    constants = [step(node).value for node in traced.graph.nodes if node.op == "get_attr" and step(node).value is not None]
+    assert all(bool((value == 0).all()) for value in constants)
+    assert replay(traced, [torch.ones(2, 4)]).isfinite().all()
+
+
 def test_tied_weights_are_one_node_with_both_names():
     class Tied(nn.Module):
         def __init__(self):
@@ -251,18 +287,43 @@ def test_models_that_differentiate_in_forward():
     assert torch.autograd.grad in [node.target for node in traced.graph.nodes]
 
 
-def test_vmap_is_said_not_to_be_followed():
-    class Mapped(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = nn.Linear(4, 4)
+class Dropped(nn.Module):
+    """Layer drop, decided by torch or by Python."""
 
-        def forward(self, x):
-            return torch.vmap(lambda row: self.inner(row).tanh())(x)
+    def __init__(self, draw):
+        super().__init__()
+        self.layers, self.draw = nn.ModuleList(nn.Linear(4, 4) for _ in range(3)), draw
 
-    with pytest.raises(TraceError) as caught:
-        trace(Mapped)
-    assert "torch.func" in caught.value.hint
+    def forward(self, x):
+        for layer in self.layers:
+            if not self.training or self.draw() > 0.3:
+                x = layer(x).tanh()
+        return x
+
+
+def draws_of_torch():
+    return torch.rand([])
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (draws_of_torch, "bool() read a random number"),
+        (lambda: torch.rand(1).item(), "item() read a random number"),
+        (random.random, "forward drew from random"),
+        (np.random.rand, "forward drew from numpy.random"),
+    ],
+    ids=["bool", "item", "random", "numpy"],
+)
+def test_of_random_paths_the_one_that_runs_most_layers_is_judged(draw, said):
+    traced = trace(lambda: Dropped(draw), (torch.zeros(2, 4),))
+    assert {f"layers.{i}" for i in range(3)} <= traced.modules.keys()
+    assert any(said in note and "only one outcome is followed" in note for note in traced.assumptions)
+
+
+def test_random_numbers_that_decide_nothing_are_no_assumption():
+    traced = trace(lambda: nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.RReLU()), (torch.zeros(2, 4),))
+    assert traced.assumptions == ()
 
 
 @pytest.mark.parametrize("kind", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])

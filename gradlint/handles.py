@@ -1,0 +1,50 @@
+"""The arguments of a traced call as a transfer function takes them: tensors as moments, each under an identity of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import fx
+
+from gradlint.moments import Moments
+from gradlint.ops import Call
+from gradlint.trace.graph import Traced
+
+__all__ = ["Inputs", "arguments", "leaf_call"]
+
+Inputs = dict[Moments, fx.Node | str]
+"""Every handle with the node, or the leaf module's parameter, that it stands for."""
+
+
+def arguments(node: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Inputs]:
+    """Positional and keyword arguments, and what their handles stand for."""
+    inputs: Inputs = {}
+
+    def abstract(x: Any) -> Any:
+        if not isinstance(x, fx.Node):
+            return x
+        value = values[x]
+        if not isinstance(value, Moments):
+            return value
+        handle = value.twin()  # its own identity: the same tensor may be passed twice
+        inputs[handle] = x
+        return handle
+
+    args: Any = fx.node.map_aggregate(node.args, abstract)
+    kwargs: Any = dict(fx.node.map_aggregate(node.kwargs, abstract))
+    if "input" in kwargs and not args:
+        args = (kwargs.pop("input"),)
+    return tuple(args), kwargs, inputs
+
+
+def leaf_call(node: fx.Node, traced: Traced, inputs: Inputs) -> Call:
+    """The call of a leaf module, its parameters among the inputs."""
+    module = traced.model.get_submodule(str(node.target))
+    local: dict[str, Moments] = {}
+    by_name = {name: record for record in traced.parameters.values() for name in record.names}
+    for name, _ in module.named_parameters():
+        record = by_name[f"{node.target}.{name}"]
+        local[name] = record.law.moments.twin()
+        inputs[local[name]] = record.name
+    return Call(None, dict(vars(module)), local)
