@@ -11,13 +11,12 @@ import torch
 
 from gradlint.trace.demand import Bound, Demand, Kind, Least, Number, Rank, Size
 from gradlint.trace.op_demands import by_rule, operands_in
-from gradlint.trace.probe import Called, Operand, Outcome
+from gradlint.trace.probe import RECURRENT, Called, Operand, Outcome
 
 __all__ = ["demands"]
 
 
 _LARGEST = 8192  # that is taken for a size
-_LEAVES = frozenset("gru lstm rnn_tanh rnn_relu gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell".split())
 
 _NUMBER = re.compile(r"-?\d+")
 _INTEGRAL = re.compile(
@@ -41,7 +40,7 @@ def demands(outcome: Outcome) -> list[Demand]:
     text = str(error)
     found = list(_inside(call, text) if outcome.inside else _in_python(call, error))
     usable = [d for d in found if d.operand.sources] or (
-        [] if call.name in _LEAVES else [d for d in _by_message(call, text) if d.operand.sources]
+        [] if call.module or call.name in RECURRENT else [d for d in _by_message(call, text) if d.operand.sources]
     )
     return list(dict.fromkeys(usable))
 
@@ -121,7 +120,7 @@ def _dimensions(call: Called, text: str) -> Iterator[Demand]:
     if found := re.search(r"supposed to be a vector|1D tensor|must be 1-?D|should be a 1D", text):
         yield from (Rank(o, 1) for o in call.operands if len(o.shape) != 1 and not o.dtype.is_floating_point)
         yield from (Rank(o, 1) for o in call.operands if len(o.shape) != 1)
-    if call.name not in _LEAVES:
+    if not call.module and call.name not in RECURRENT:
         yield from _broadcast(call)
 
 

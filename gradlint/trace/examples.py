@@ -77,7 +77,7 @@ def _configured(main: str, config: Any, batch: int) -> Iterator[Values]:
         "input_values": [wave, spectrogram],
     }
     decoder = {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
-    for leaf in by_name.get(main, [ids]):
+    for leaf in by_name.get(main, []):
         yield {main: leaf, **decoder}
         if main == "pixel_values":  # models of images and text take both
             yield {main: leaf, "input_ids": ids}

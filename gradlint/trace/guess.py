@@ -90,6 +90,7 @@ def _by_name(model: nn.Module, name: str, batch: int, by_layer: list[Leaf], *, g
     integral = [leaf for leaf in by_layer if leaf.kind == "int"]
     floating = [leaf for leaf in by_layer if leaf.kind == "float"]
     main = by_layer[0].shape
+    sees = any(isinstance(module, nn.Conv2d) for module in model.modules())
     if _MASKS.search(name):
         length = main[1] if len(main) > 1 else LENGTH
         # Padding masks of torch are true where there is none to see, others where there is something.
@@ -111,11 +112,11 @@ def _by_name(model: nn.Module, name: str, batch: int, by_layer: list[Leaf], *, g
     if _TIMES.search(name):
         steps, reals = ("int64", 1000), (dtype, None)
         # Beside an image it counts the steps of a diffusion, else it is a coordinate.
-        images = any(isinstance(m, nn.Conv2d) for m in model.modules())
-        kinds = (steps, reals) if "step" in name or images else (reals, steps)
+        kinds = (steps, reals) if "step" in name or sees else (reals, steps)
         return [Leaf(shape, *kind) for shape in ((batch,), (batch, 1), ()) for kind in kinds]
     if _IMAGES.search(name):
-        return [leaf for leaf in floating if len(leaf.shape) == 4]
+        images = [leaf for leaf in floating if len(leaf.shape) == 4]
+        return images if sees else [*images[:1], *floating]
     if _STATES.search(name):
         return [*_states(model, batch, dtype), *floating]
     if _LABELS.search(name):

@@ -80,11 +80,16 @@ def _offered(model: nn.Module, *, tried: bool) -> Arguments | None:
 def _guess(model: nn.Module, overrides: list[InputSpec], *, tried: bool) -> Arguments:
     """The first arguments that the model accepts, with what ``overrides`` fix; the likeliest if nothing is to be tried."""
     given, fixed = placed(model, overrides)
-    values = None if tried else next(_seeds(model, given, 2, optional=False), None)
+    values = None if tried else next(_seeds(model, given, _batch(given), optional=False), None)
     if values is None or _to_be_tried(model, values, fixed):
         values = _found(model, given, fixed)
     known = all(any(key[: len(f)] == f for f in fixed) for key, _ in leaves(values))
     return drawn(model, values, "given" if known else "guessed")
+
+
+def _batch(given: Values) -> int:
+    """As many samples as what is given has."""
+    return next((leaf.shape[0] for _, leaf in leaves(given) if leaf.shape), 2)
 
 
 def _to_be_tried(model: nn.Module, values: Values, fixed: frozenset[Key]) -> bool:
@@ -105,10 +110,10 @@ def _found(model: nn.Module, given: Values, fixed: frozenset[Key]) -> Values:
     prober = Prober(model, seconds=_SECONDS)
 
     def suggest(name: str) -> list[Any]:
-        return candidates(model, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY), 2)
+        return candidates(model, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY), _batch(given))
 
     for optional in (False, True):
-        seeds = itertools.islice(_seeds(model, given, 2, optional=optional), _SEEDS)
+        seeds = itertools.islice(_seeds(model, given, _batch(given), optional=optional), _SEEDS)
         found = search(prober, seeds, fixed, suggest, failures)
         if found is None:
             continue

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradlint.trace.arguments import spread
 from gradlint.trace.leaves import Key, Values, leaves, made
-from gradlint.trace.names import name_of
+from gradlint.trace.names import FACTS, name_of
 from gradlint.trace.source import transparent
 from gradlint.trace.state import is_lazy, preserved, seeded
 from gradlint.trace.tree import first_floating, map_tensors, tensors_in
@@ -24,11 +24,14 @@ from gradlint.trace.tree import first_floating, map_tensors, tensors_in
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Called", "Operand", "Outcome", "Prober"]
+__all__ = ["RECURRENT", "Called", "Operand", "Outcome", "Prober"]
 
 ENOUGH = 4  # samples per channel that a batch normalisation needs to be more than a sign
 
 _MOST = 1 << 23  # entries of all inputs together
+RECURRENT = frozenset("gru lstm rnn_tanh rnn_relu gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell".split())
+"""Functions that only the modules of :data:`_CHECKING` call."""
+
 _SWITCHES = frozenset({"_set_grad_enabled", "set_autocast_enabled", "autocast_increment_nesting", "autocast_decrement_nesting"})
 _CHECKING = (nn.RNNBase, nn.RNNCellBase)  # they look at their arguments before any torch function does
 
@@ -89,6 +92,10 @@ class _Stop(BaseException):
     """The call that was waited for has come."""
 
 
+_Met = tuple[int, str, Any, Any, nn.Module | None]
+"""A call as it was met: its number, name, arguments, and the module that is called."""
+
+
 class _Watch(TorchFunctionMode):
     """Counts torch calls, follows from which arguments tensors were made, and ends at call ``stop``."""
 
@@ -98,7 +105,8 @@ class _Watch(TorchFunctionMode):
         self.inside = False
         self.samples: list[int] = []
         self._stop = stop
-        self._last: tuple[str, Any, Any, nn.Module | None] | None = None
+        self._last: _Met | None = None
+        self._checking: _Met | None = None
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], frozenset[Key]]] = {}
         for key, tensor in given.items():
             self._mark(tensor, frozenset({key}))
@@ -123,15 +131,17 @@ class _Watch(TorchFunctionMode):
     def meet(self, name: str, args: Any, kwargs: Any, module: nn.Module | None) -> None:
         """A call is about to be made."""
         self.calls += 1
-        self._last = name, args, kwargs, module
+        self._last = self.calls, name, args, kwargs, module
+        self._checking = self._last if module is not None else self._checking if name in FACTS | RECURRENT else None
         if self.calls == self._stop:
             raise _Stop
 
     def last(self) -> Called | None:
-        """The last call that was made."""
-        if self._last is None:
+        """The last call that was made; the module's that was just looking at what it got."""
+        met = self._checking or self._last
+        if met is None:
             return None
-        name, args, kwargs, module = self._last
+        index, name, args, kwargs, module = met
         found: list[Operand] = []
 
         def operand(tensor: torch.Tensor) -> Any:
@@ -139,7 +149,12 @@ class _Watch(TorchFunctionMode):
             return found[-1]
 
         mapped_args, mapped_kwargs = map_tensors((tuple(args), dict(kwargs)), operand)
-        return Called(self.calls, name, mapped_args, mapped_kwargs, tuple(found), module)
+        return Called(index, name, mapped_args, mapped_kwargs, tuple(found), module)
+
+    @property
+    def raising(self) -> bool:
+        """What was raised comes from the last call, not from the Python code after it."""
+        return self.inside or self._checking is not None
 
     def _mark(self, tensor: torch.Tensor, sources: frozenset[Key]) -> None:
         self._known[id(tensor)] = weakref.ref(tensor), sources
@@ -204,7 +219,7 @@ class Prober:
             except _Stop:
                 return Outcome(watch.calls, None, watch.last())
             except Exception as error:  # noqa: BLE001 - any way a model refuses an input; reported if none is accepted
-                return Outcome(watch.calls, error, watch.last(), watch.inside)
+                return Outcome(watch.calls, error, watch.last(), watch.raising)
             first = first_floating(result)
             defined = first is None or not bool(first.detach().isnan().any())
         return Outcome(watch.calls, None, None, samples=min(watch.samples, default=ENOUGH), defined=defined)
@@ -220,7 +235,6 @@ def _listen(model: nn.Module, watch: _Watch) -> None:
     @transparent
     def meet(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         watch.meet(type(module).__name__, args, kwargs, module)
-        watch.inside = True
 
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
