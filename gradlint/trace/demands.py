@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ __all__ = ["demands"]
 
 _LARGEST = 8192  # that is taken for a size
 
+_RANKS = 7  # more dimensions than a tensor has
 _NUMBER = re.compile(r"-?\d+")
 _INTEGRAL = re.compile(
     r"Long|int64|int32|index tensor|must be long|integer|Int;|dtype int|IndexTensor"
@@ -38,7 +40,7 @@ def demands(outcome: Outcome) -> list[Demand]:
     if call is None or error is None:
         return []
     text = str(error)
-    found = list(_inside(call, text) if outcome.inside else _in_python(call, error))
+    found = list(_inside(call, text) if outcome.inside else _in_python(call, outcome, error))
     usable = [d for d in found if d.operand.sources] or (
         [] if call.module or call.name in RECURRENT else [d for d in _by_message(call, text) if d.operand.sources]
     )
@@ -86,12 +88,14 @@ def _kinds(call: Called, text: str) -> Iterator[Demand]:
         yield from (Number(o) for o in call.operands[:1])
 
 
-def _in_python(call: Called, error: Exception) -> Iterator[Demand]:
+def _in_python(call: Called, outcome: Outcome, error: Exception) -> Iterator[Demand]:
     """Python code refused something that the last call told it."""
     text = str(error)
     x = next(iter(call.operands), None)
     if x is None:
         return
+    if outcome.asserted is not None:
+        yield from _asserted(x, *outcome.asserted)
     if found := re.search(r"values to unpack \(expected (\d+)", text):
         if call.name in ("size", "shape.get"):
             yield Rank(x, int(found[1]))
@@ -101,6 +105,21 @@ def _in_python(call: Called, error: Exception) -> Iterator[Demand]:
         yield Rank(x, len(x.shape) + 1)
     elif _ONE_VALUE.search(text) or isinstance(error, TypeError):
         yield Number(x)
+
+
+def _asserted(x: Operand, have: Any, wanted: Any) -> Iterator[Demand]:
+    """Something about the shape was asserted to equal something else."""
+    for one, other in ((have, wanted), (wanted, have)):
+        if isinstance(one, torch.Size) and isinstance(other, tuple | list):
+            if len(one) != len(other):
+                yield Rank(x, len(x.shape) + len(other) - len(one))
+            elif tuple(one) == x.shape[len(x.shape) - len(one) :]:
+                wrong = [(k - len(one), size) for k, size in enumerate(other) if size != one[k] and isinstance(size, int)]
+                yield from (Size(x, dim, size) for dim, size in wrong)
+    if isinstance(have, int) and isinstance(wanted, int):
+        if have == len(x.shape) and wanted < _RANKS:
+            yield Rank(x, wanted)
+        yield from (Size(x, k - len(x.shape), wanted) for k, size in enumerate(x.shape) if size == have)
 
 
 def _unpacked(call: Called, x: Operand, count: int) -> Iterator[Demand]:

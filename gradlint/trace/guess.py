@@ -32,7 +32,8 @@ _EDGES = re.compile(r"edge_index|edges")
 _ADJACENCY = re.compile(r"(^|_)(adj|adjacency|a_hat)(_|$)")
 _ATTRIBUTES = re.compile(r"edge_(attr|weight|feat)")
 _REALS = re.compile(
-    r"^(z|noise|eps|latents?|x|obs|observations?|states?|actions?|feats?|features?|cond(ition)?|values?|signal|series)$"
+    r"^(z|noise|eps|latents?|x|obs|observations?|states?|actions?|feats?|features?|cond(ition)?|values?|signal|series"
+    r"|rewards?|returns?(_to_go)?|rtgs?|coords?|positions?|pos|points?)$"
     r"|_(feats?|features?|embeds?|cond|values?)$"
 )
 _ENTITIES = re.compile(r"(^|_)(users?|items?|movies?|products?)(_ids?)?$")

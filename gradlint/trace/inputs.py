@@ -22,7 +22,7 @@ from gradlint.trace.guess import candidates
 from gradlint.trace.leaves import Key, Values, leaves
 from gradlint.trace.overrides import placed
 from gradlint.trace.probe import ENOUGH, Prober
-from gradlint.trace.search import Refusal, search
+from gradlint.trace.search import Refusal, misspelt, search
 from gradlint.trace.source import user_line
 
 __all__ = ["guessed", "resolve"]
@@ -30,6 +30,7 @@ __all__ = ["guessed", "resolve"]
 _SECONDS = 60.0
 _SEEDS = 80
 _SHOWN = 6
+_MORE = 3  # rounds, each with more arguments
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
@@ -80,7 +81,7 @@ def _offered(model: nn.Module, *, tried: bool) -> Arguments | None:
 def _guess(model: nn.Module, overrides: list[InputSpec], *, tried: bool) -> Arguments:
     """The first arguments that the model accepts, with what ``overrides`` fix; the likeliest if nothing is to be tried."""
     given, fixed = placed(model, overrides)
-    values = None if tried else next(_seeds(model, given, _batch(given), optional=False), None)
+    values = None if tried else next(_seeds(model, given, _batch(given), 0), None)
     if values is None or _to_be_tried(model, values, fixed):
         values = _found(model, given, fixed)
     known = all(any(key[: len(f)] == f for f in fixed) for key, _ in leaves(values))
@@ -112,34 +113,37 @@ def _found(model: nn.Module, given: Values, fixed: frozenset[Key]) -> Values:
     def suggest(name: str) -> list[Any]:
         return candidates(model, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY), _batch(given))
 
-    for optional in (False, True):
-        seeds = itertools.islice(_seeds(model, given, _batch(given), optional=optional), _SEEDS)
+    for more in range(_MORE):
+        seeds = itertools.islice(_seeds(model, given, _batch(given), more), _SEEDS)
         found = search(prober, seeds, fixed, suggest, failures)
         if found is None:
             continue
         values, outcome = found
         if outcome.samples < ENOUGH and not fixed:
-            seeds = itertools.islice(_seeds(model, given, ENOUGH, optional=optional), _SEEDS)
+            seeds = itertools.islice(_seeds(model, given, ENOUGH, more), _SEEDS)
             again = search(prober, seeds, fixed, suggest, [])
             values = values if again is None else again[0]
         return values
     raise _none_accepted(model, failures)
 
 
-def _seeds(model: nn.Module, given: Values, batch: int, *, optional: bool) -> Iterator[Values]:
+def _seeds(model: nn.Module, given: Values, batch: int, more: int) -> Iterator[Values]:
     """Arguments worth a try, likely ones first.
 
     Args:
-        optional: also those that have a default of None.
+        more: beyond those that need a value: 0, none; 1, those that have a default of None. Of ``*args`` so many more.
     """
-    if not given:
+    if not given and not more:
         yield from examples(model, batch)
     takes = _required(model)
-    if optional:
-        more = [p for p in signature_of(model) if p.kind not in _VARIADIC and p.default is None and p not in takes]
-        if not more:
+    if more:
+        named = [p for p in signature_of(model) if p.kind not in _VARIADIC]
+        extra = [p for p in named if p.default is None and p not in takes] if more == 1 else []
+        if not named:
+            extra = [takes[0].replace(name=f"input_{index}") for index in range(1, more + 1)] if takes else []
+        if not extra:
             return
-        takes = [p for p in signature_of(model) if p in takes or p in more]
+        takes = [p for p in named if p in takes or p in extra] if named else [*takes, *extra]
     free = [p for p in takes if p.name not in given]
     if any(name.startswith("input_") for name in given) and not signature_of(model):  # forward(*args)
         free = []
@@ -186,6 +190,7 @@ def _none_accepted(model: nn.Module, failures: list[Refusal]) -> InputError:
     arguments = ", ".join(p.name for p in signature_of(model))
     if not failures:
         return InputError(f"no idea what {name}.forward({arguments}) takes", hint=HINT)
+    failures = [refusal for refusal in failures if not misspelt(refusal.values)] or failures
     # The try that got furthest fails for the most telling reason.
     best = max(failures, key=lambda refusal: refusal.calls)
     place = user_line(best.error.__traceback__)

@@ -176,6 +176,18 @@ def _packed(call: Called) -> Iterator[Demand]:
     yield Bound(lengths, time)
 
 
+def _expanded(call: Called) -> Iterator[Demand]:
+    x = call.args[0]
+    sizes = [n for n in call.args[1:] if isinstance(n, int)] or list(call.args[-1])
+    if len(x.shape) > len(sizes):
+        yield Rank(x, len(sizes))
+        return
+    for k in range(-len(x.shape), 0):
+        if call.name == "expand" and sizes[k] not in (-1, x.shape[k]) and x.shape[k] != 1:
+            yield Size(x, k, 1)
+            yield Size(x, k, sizes[k])
+
+
 def _permuted(call: Called) -> Iterator[Demand]:
     dims = call.args[1] if len(call.args) == 2 and isinstance(call.args[1], tuple | list) else call.args[1:]
     yield Rank(call.args[0], len(dims))
@@ -264,6 +276,8 @@ _RULES: dict[str, Callable[[Called], Iterator[Demand]]] = {
     "multi_head_attention_forward": _attention,
     "_pack_padded_sequence": _packed,
     "permute": _permuted,
+    "expand": _expanded,
+    "repeat": _expanded,
     "__getitem__": _indexed,
     "one_hot": _one_hot,
     **dict.fromkeys(("matmul", "mm", "bmm", "spmm", "__matmul__", "__rmatmul__"), _product),

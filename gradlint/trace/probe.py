@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from gradlint.trace.arguments import spread
+from gradlint.trace.assertions import compared
 from gradlint.trace.leaves import Key, Values, leaves, made
 from gradlint.trace.names import FACTS, name_of
 from gradlint.trace.source import transparent
@@ -76,6 +77,7 @@ class Outcome:
         calls: how many torch calls it made.
         error: what was raised; None if forward returned.
         call: the call that raised, or the last one before Python code did (``inside`` is False then).
+        asserted: the two sides that an assertion of the user found different.
         samples: the least number of samples per channel that a batch normalisation saw.
         defined: no NaN came out.
     """
@@ -84,6 +86,7 @@ class Outcome:
     error: Exception | None = None
     call: Called | None = None
     inside: bool = False
+    asserted: tuple[Any, Any] | None = None
     samples: int = ENOUGH
     defined: bool = True
 
@@ -219,7 +222,7 @@ class Prober:
             except _Stop:
                 return Outcome(watch.calls, None, watch.last())
             except Exception as error:  # noqa: BLE001 - any way a model refuses an input; reported if none is accepted
-                return Outcome(watch.calls, error, watch.last(), watch.raising)
+                return Outcome(watch.calls, error, watch.last(), watch.raising, compared(error))
             first = first_floating(result)
             defined = first is None or not bool(first.detach().isnan().any())
         return Outcome(watch.calls, None, None, samples=min(watch.samples, default=ENOUGH), defined=defined)

@@ -143,15 +143,26 @@ class _Repair:
                         break
         for key in squares:
             rank = len(at(self.values, key).shape)
-            if not any(k == key and dim < rank - 2 and _solves(slope, wanted - here) for k, dim, slope, _ in slopes):
+            counting = {dim for k, dim, _, _ in slopes if k == key}
+            if not counting or counting >= {rank - 2, rank - 1}:
                 yield from self._searched([(key, rank - 2), (key, rank - 1)], operand, measure, wanted)
         yield from self._shared(slopes, wanted - here)
         for key, dim, slope, group in slopes:
             if _solves(slope, wanted - here) and at(self.values, key).shape[dim] + (wanted - here) // slope > 0:
                 yield self._grown(group, (wanted - here) // slope)
+        for key, dim, slope, _ in slopes:
+            yield from self._alike(key, dim, (wanted - here) // slope if _solves(slope, wanted - here) else 0)
         for key, leaf in self._sources(operand):
             if key not in squares and len(leaf.shape) > 2:
                 yield from self._searched([(key, len(leaf.shape) - 1)], operand, measure, wanted)
+
+    def _alike(self, key: Key, dim: int, by: int) -> Iterator[Values]:
+        """The same for all dimensions of that size: of the argument, such as a square matrix; then of all arguments."""
+        size = at(self.values, key).shape[dim]
+        same = [(k, d) for k, leaf in leaves(self.values) for d, n in enumerate(leaf.shape) if n == size]
+        for group in ([(k, d) for k, d in same if k == key], same):
+            if by and size + by > 0 and len(group) > 1 and not any(_frozen(k, self.fixed) for k, _ in group):
+                yield self._grown(group, by)
 
     def _enlarged(self, operand: Operand, dim: int, size: int) -> Iterator[Values]:
         """Double dimensions of arguments until one of the operand is large enough."""

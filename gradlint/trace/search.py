@@ -11,7 +11,7 @@ from gradlint.trace.leaves import Key, Leaf, Record, Values, leaves, put
 from gradlint.trace.probe import Outcome, Prober
 from gradlint.trace.repair import Suggest, repairs
 
-__all__ = ["Refusal", "search"]
+__all__ = ["Refusal", "misspelt", "search"]
 
 _WIDTH = 8  # repairs of one failure that are followed
 _STEPS = 40  # arguments that are tried from one start
@@ -54,6 +54,11 @@ def search(
     return undefined
 
 
+def misspelt(values: Values) -> bool:
+    """A single attribute was asked for that tensors have not: that is an error of the user's, and the argument no record."""
+    return any(isinstance(tree, Record) and len(tree) < 2 for tree in values.values())
+
+
 @dataclass
 class _Descent:
     """Depth-first repairs from one start.
@@ -79,8 +84,7 @@ class _Descent:
         self.left -= 1
         outcome = self.prober.run(values)
         if outcome.error is None:
-            misspelt = any(isinstance(tree, Record) and len(tree) < 2 for tree in values.values())
-            return None if misspelt else (values, outcome)
+            return None if misspelt(values) else (values, outcome)
         self.failures.append(Refusal(values, outcome.error, outcome.calls))
         if before is not None and outcome.calls == before.calls and str(outcome.error) == str(before.error):
             return None
