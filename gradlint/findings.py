@@ -130,7 +130,7 @@ class ParameterFacts:
 
     A ``grad_rms`` of 0 says that no gradient arrives; None, that it has to pass an op that nothing is known about.
     ``grad_typical`` is the median over draws of the weights, ``grad_interval`` holds 80 % of them; None where they are not
-    followed (behind ``nn.RNN``, ``nn.LSTM``, ``nn.GRU``).
+    followed (behind ``nn.RNN``, ``nn.LSTM``, ``nn.GRU``) and for an instance, whose weights are given.
     """
 
     name: str

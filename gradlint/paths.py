@@ -241,8 +241,8 @@ def _weight(nodes: Mapping[str, fx.Node], ops: Iterable[str]) -> str | None:
 
 
 def _to_first_layer(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """Leave out what is done to the input before the first layer (``x / 255``): no weight hears of it."""
-    last = max((i for i, s in enumerate(segments) if s.parameter or s.cause not in ("other", "activation")), default=-1)
+    """Leave out what is done to the input before the first layer (``x / 255``, a norm of embeddings): no weight hears of it."""
+    last = max((i for i, s in enumerate(segments) if s.parameter or s.cause not in ("other", "activation", "norm")), default=-1)
     return segments[: last + 1]
 
 

@@ -55,6 +55,23 @@ def test_he_initialisation_keeps_the_gradient() -> None:
     assert total(paths_of(build, 10, 64)) == pytest.approx(0.0, abs=0.05)
 
 
+def test_a_norm_of_the_input_is_no_layer() -> None:
+    """Embeddings of 1e-4 that a norm brings to 1: it multiplies their gradient by 1e4, and no weight's."""
+
+    class Tiny(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.norm, self.layer = nn.Embedding(50, 64), nn.LayerNorm(64, eps=1e-12), normal(64, 64, 2.0)
+            nn.init.normal_(self.embed.weight, std=1e-4)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.layer(self.norm(self.embed(ids)))
+
+    paths = find_paths(gradlint.analyze(Tiny, (torch.randint(50, (8, 10)),)))
+    assert total(paths) == pytest.approx(1.0, abs=0.05)
+    assert paths.gains["embedding"] == pytest.approx(1.0 + math.log2(1e4), abs=0.1)
+
+
 def test_gains_name_every_node() -> None:
     paths = paths_of(lambda: nn.Sequential(normal(32, 64, 2.0), normal(64, 16, 0.5)), 10, 32)
     starts = [s.start for s in paths.segments]

@@ -46,7 +46,6 @@ from gradlint.moments.gram import (
     correlation,
     diagonal,
     exchangeable,
-    given_mean,
     levels,
     retuned,
     spread,
@@ -57,7 +56,8 @@ from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple,
 from gradlint.moments.products import disjoint, einsum, energy, product, total
 from gradlint.moments.profile import along, behind_product, behind_sum, carried, conditioned, linear_part, meet, transported
 from gradlint.moments.quadrature import GRID
-from gradlint.moments.selection import Positions, Selection, Window
+from gradlint.moments.rows import Pattern, Rows
+from gradlint.moments.selection import MAX_MOVED, Positions, Selection, Window
 from gradlint.moments.structure import divided, exact, informed, scales, tied
 from gradlint.moments.tables import MAX_ATOMS, Array, pair_averages, take
 
@@ -66,13 +66,16 @@ __all__ = [
     "GRID",
     "MAX_ATOMS",
     "MAX_GRAM",
+    "MAX_MOVED",
     "MAX_PARTS",
     "Array",
     "Grams",
     "Marginal",
     "Moments",
     "Parts",
+    "Pattern",
     "Positions",
+    "Rows",
     "Selection",
     "Window",
     "add_covariance",
@@ -99,7 +102,6 @@ __all__ = [
     "exchangeable",
     "fitted",
     "from_pairs",
-    "given_mean",
     "informed",
     "join",
     "joint",

@@ -18,6 +18,9 @@ from gradlint.moments.tables import Array, Atoms, Dims, common_dims, merge, orig
 _EVEN = 1e-2
 """Scales that differ by less are one."""
 
+MAX_KNOWN = 8_000_000
+"""Larger tensors do not remember in another shape what is known of them."""
+
 __all__ = ["Moments", "Parts", "align", "from_pairs", "pairs_over"]
 
 
@@ -60,7 +63,11 @@ class Moments(Law):
         value = None if self.value is None else self.value.reshape(shape)
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).reshape(shape)
         grams = {a: s for a, s in enumerate(marks) if s is not None}
-        out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law, grams=grams)
+        rows = self.rows if tuple(shape[-2:]) == self.shape[-2:] else None
+        lean = (
+            None if self.lean is None or math.prod(shape) > MAX_KNOWN else np.broadcast_to(self.lean, self.shape).reshape(shape)
+        )
+        out = Moments(tuple(dims), self.mean, v, value, alive, self._parts_in(shape), self.law, grams=grams, rows=rows, lean=lean)
         return _moved(out, self, lambda g: g.reshape(shape)).capped()
 
     def _parts_in(self, shape: Sequence[int]) -> Parts | None:
@@ -82,7 +89,8 @@ class Moments(Law):
         alive = None if self.alive is None else np.broadcast_to(self.alive, self.shape).transpose(order)
         parts = self.parts and self.parts.each(lambda law: law.permute(order), order.index(self.parts.axis))
         dims, grams = tuple(self.dims[d] for d in order), gram.relaid(self.grams, [axes.index(a) for a in range(len(axes))])
-        out = Moments(dims, self.mean, self.v.transpose(axes), value, alive, parts, self.law, grams=grams)
+        lean = None if self.lean is None else np.broadcast_to(self.lean, self.shape).transpose(order)
+        out = Moments(dims, self.mean, self.v.transpose(axes), value, alive, parts, self.law, grams=grams, lean=lean)
         return _moved(out, self, lambda g: g.permute(order))
 
     def transpose(self, first: int, second: int) -> Moments:
@@ -188,14 +196,15 @@ class Moments(Law):
         parts = self.parts and self.parts.each(lambda law: law.scale(factor))
         law = self.law.flipped() if self.law is not None and factor < 0 else self.law
         profile = None if self.profile is None else self.profile.scaled(factor)
+        lean = None if self.lean is None else self.lean * factor
         return Moments(
-            self.dims, self.mean * factor, self.v * factor**2, value, self.alive, parts, law, profile, grams=self.grams
+            self.dims, self.mean * factor, self.v * factor**2, value, self.alive, parts, law, profile, grams=self.grams, lean=lean
         )
 
     def shift(self, offset: float) -> Moments:
         """Plus a number."""
         value = None if self.value is None else np.asarray(self.value, dtype=np.float64) + offset
-        return Moments(self.dims, self.mean + offset, self.v, value, self.alive, law=self.law, grams=self.grams)
+        return Moments(self.dims, self.mean + offset, self.v, value, self.alive, law=self.law, grams=self.grams, lean=self.lean)
 
     def __add__(self, other: Moments) -> Moments:
         """Sum of two independent tensors, with broadcasting."""
@@ -203,7 +212,15 @@ class Moments(Law):
         masks = [m.alive for m in (self, other) if m.alive is not None]
         alive = np.logical_and(masks[0], masks[-1]) if masks else None
         law = Marginal.of_sum((self.law, self.mean, math.sqrt(self.var)), (other.law, other.mean, math.sqrt(other.var)))
-        return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=alive, law=law, grams=_of_sum(x, y))
+        return Moments(x.dims, x.mean + y.mean, x.v + y.v, alive=alive, law=law, grams=_of_sum(x, y), lean=_lean(self, other))
+
+    def drawn(self) -> Moments:
+        """Without what is known of it."""
+        if self.lean is None:
+            return self
+        known, x = align(Moments.of_table(self.lean), self)
+        grams = {a: s for a, s in x.grams.items() if a not in known.grams}  # the rest cannot be told apart
+        return Moments(x.dims, x.mean - known.mean, x.v - known.v, alive=self.alive, grams=grams)
 
     def fold(self, shape: Sequence[int]) -> Moments:
         """Sum down to ``shape``: the adjoint of broadcasting."""
@@ -243,6 +260,12 @@ class Moments(Law):
             return GRID.dual_curve(values, latent)
         u, mean = self.on_grid(), self.mean
         return GRID.dual_of([np.interp(mean + c * (u - mean), u, values) for c in scale], latent)
+
+
+def _lean(*terms: Moments) -> Array | None:
+    """What is known of a sum."""
+    known = [np.asarray(m.value if m.lean is None else m.lean) for m in terms if m.value is not None or m.lean is not None]
+    return None if all(x.size == 1 for x in known) else np.asarray(sum(known))
 
 
 def _added(varying: Array, constant: Array) -> Array:

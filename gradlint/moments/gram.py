@@ -31,7 +31,6 @@ __all__ = [
     "correlation",
     "diagonal",
     "exchangeable",
-    "given_mean",
     "joint",
     "levels",
     "meeting",
@@ -189,23 +188,6 @@ def at_places(s: Array, levels_: tuple[float, float], start: int, size: int) -> 
     out = np.zeros((size, size))
     out[start : start + n, start : start + n] = spread(*levels_, s, n)
     return standardised(out)
-
-
-def given_mean(weights: Array, s: Array, once: Array) -> Array:
-    """Moments of the weighted averages ``Σ_j w_ij x_j`` (without what all x share), the weights random about their mean.
-
-    Args:
-        weights: mean weights, shape (averages, n), rows that sum to one.
-        s: structure of x, shape (n, n).
-        once: ``E Σ_j w_ij w_i'j`` for every two averages; the rest of the mass is on pairs j ≠ j', spread as the mean weights do.
-    """
-    diagonal = weights * np.diagonal(s) @ weights.T
-    even = weights @ weights.T
-    apart = weights @ s @ weights.T - diagonal
-    with np.errstate(divide="ignore", invalid="ignore"):
-        same = np.where(even > 0, diagonal / even, 0.0)
-        rest = np.where(1 - even > _FLAT, apart / (1 - even), 0.0)
-    return np.asarray(once * same + (1 - once) * rest)
 
 
 def diagonal(s: Array) -> Array:

@@ -33,6 +33,7 @@ from gradlint.moments.tables import (
 if TYPE_CHECKING:
     from gradlint.moments.array import Moments
     from gradlint.moments.profile import Profile
+    from gradlint.moments.rows import Rows
 
 __all__ = ["Law", "Parts", "components"]
 
@@ -80,6 +81,8 @@ class Law:
         radial: of a gradient whose inner product with its tensor, channel by channel (axis 1), is known: the rms of that. It is
             what the scale of the tensor feels; in front of a norm it is next to nothing.
         grams: the structure of atoms whose entries are not exchangeable (``gradlint.moments.gram``).
+        rows: of the weights of a softmax over the last axis whose rows (along the last but one) do not all see the same.
+        lean: what of a sum is known, real values that broadcast to the tensor: a bias by the distance of two positions.
     """
 
     dims: tuple[Atoms, ...]
@@ -92,6 +95,8 @@ class Law:
     profile: Profile | None = None
     radial: float | None = None
     grams: gram.Grams = field(default_factory=dict)
+    rows: Rows | None = None
+    lean: Array | None = None
 
     @classmethod
     def iid(cls, shape: Sequence[int], mean: float = 0.0, var: float = 1.0) -> Self:

@@ -30,9 +30,8 @@ from gradlint.moments import (
 from gradlint.ops.apart import MAX_PAIRED, Shared
 from gradlint.ops.primitives import Tape, contract, multiply, plus, reindex
 from gradlint.ops.registry import Flow
-from gradlint.ops.rows import Rows
 from gradlint.ops.sight import Scores, averages
-from gradlint.ops.softmax import softmax_flow
+from gradlint.ops.softmax import rows_under, softmax_flow
 
 __all__ = ["attend"]
 
@@ -109,25 +108,24 @@ def _structured(
     shape = q.shape[axis], k.shape[axis]
     if max(shape) > MAX_GRAM or min(shape) == 1 or any(len(x.dims[axis]) != 1 for x in (q, k, v)):
         return None
-    mask = np.ones(shape, dtype=bool)
-    if alive is not None:
-        masks = np.broadcast_to(alive, (*alive.shape[:-2], *shape)).reshape(-1, *shape)
-        mask = masks[0]
-        if (masks != mask).any():
-            return None
-    elif not any(x.atoms(axis).start in x.grams for x in (q, k, v)):
+    known = alive is not None or (bias is not None and bias.value is not None)
+    if not known and not any(x.atoms(axis).start in x.grams for x in (q, k, v)):
         return None
     plain = {x: replace(x, grams=EMPTY, parts=None) for x in (q, k, v)}
     given = _attend(plain[q], plain[k], plain[v], scale, alive, bias, p, width)
-    rows = Rows.under(mask, given.scores.variance, given.scores.between, p)
     of_q, of_k, of_v = (moments_along(x, axis) for x in (q, k, v))
+    between: Array | float = given.scores.between
+    if bias is None and q.q > 0:  # the scores of two rows have in common what the queries have
+        between = of_q * (given.scores.variance * shape[0] / float(np.trace(of_q)))
+    rows = rows_under(given.logits, given.scores.variance, between, of_k, p)
     out = exact(given.flow.out, axis, rows.outputs(of_v) + given.scores.aligned * np.eye(shape[0]))
 
     def back(g: Moments) -> dict[Moments, Moments]:
         grads = dict(given.flow.back(replace(g.whole(axis), grams=EMPTY, parts=None)))
         of_g = moments_along(g.whole(axis), axis)
         flat_g, flat_q, flat_k, flat_v = (exchangeable(m) for m in (of_g, of_q, of_k, of_v))
-        grads[q] = _times(grads.pop(plain[q]), axis, rows.queries(of_g, of_v, of_k), rows.queries(flat_g, flat_v, flat_k))
+        flat = rows.over(flat_k)
+        grads[q] = _times(grads.pop(plain[q]), axis, rows.queries(of_g, of_v), flat.queries(flat_g, flat_v))
         grads[k] = _times(grads.pop(plain[k]), axis, rows.keys(of_g, of_q, of_v), rows.keys(flat_g, flat_q, flat_v))
         grads[v] = exact(grads.pop(plain[v]), axis, rows.values(of_g))
         return grads
@@ -177,10 +175,11 @@ def _block(bias: Moments, rows: tuple[int, int], columns: tuple[int, int]) -> Mo
 
 @dataclass(frozen=True)
 class _Attended:
-    """Attention of exchangeable rows: both directions, the weights, and what is known of the scores."""
+    """Attention of exchangeable rows: both directions, the weights, the scores, and what is known of them."""
 
     flow: Flow
     weights: Moments
+    logits: Moments
     scores: Scores
 
 
@@ -207,10 +206,11 @@ def _attend(
     if p > 0:
         weights = tape(multiply(weights, Moments.iid(weights.shape, 1.0, p / (1 - p))))
     out = tape(contract([lead + "xy", lead + "yz"], lead + "xz", weights, v))
-    variance = _spread(scaled, -1)
-    between = max(scaled.shared([-2]) - scaled.shared([-1, -2]), 0.0)
+    drawn = scaled.drawn()
+    variance = _spread(drawn, -1)
+    between = max(drawn.shared([-2]) - drawn.shared([-1, -2]), 0.0)
     if width is None:
-        return _Attended(Flow(out, lambda g: tape.back({out: g})), weights, Scores(variance, between, 0.0))
+        return _Attended(Flow(out, lambda g: tape.back({out: g})), weights, scaled, Scores(variance, between, 0.0))
     aligned = (1 - participation) / width
     extra_variance = variance * aligned * _spread(v, -2)
     result = out + Moments.iid(out.shape, 0.0, extra_variance)
@@ -222,7 +222,7 @@ def _attend(
         grads[q] = grads[q] + Moments.iid(q.shape, 0.0, extra)
         return grads
 
-    return _Attended(Flow(result, back), weights, Scores(variance, between, extra_variance))
+    return _Attended(Flow(result, back), weights, scaled, Scores(variance, between, extra_variance))
 
 
 def _spread(x: Moments, axis: int) -> float:

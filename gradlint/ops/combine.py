@@ -90,7 +90,7 @@ def _masked_add(x: Moments, mask: Moments, alive: np.ndarray[Any, np.dtype[np.bo
 
 def _with_alive(x: Moments, alive: np.ndarray[Any, np.dtype[np.bool_]]) -> Moments:
     both = alive if x.alive is None else alive & x.alive
-    return Moments(x.dims, x.mean, x.v, None, both)
+    return Moments(x.dims, x.mean, x.v, None, both, grams=x.grams, lean=x.lean)
 
 
 @transfer(torch.sub, torch.subtract, "sub", "subtract", operator.sub, apart=broadcast)

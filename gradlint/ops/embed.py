@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import Moments, Positions, Selection, Window, product
+from gradlint.moments import MAX_MOVED, Moments, Positions, Selection, Window, product
 from gradlint.ops.places import positions
 from gradlint.ops.registry import Call, Flow, transfer
 
@@ -16,7 +17,7 @@ __all__: list[str] = []
 
 
 def _lookup(ids: Positions, weight: Moments, padding: int | None, max_norm: float | None, by_frequency: bool) -> Flow:
-    """Two positions share their row as often as their ids coincide.
+    """Two positions share their row as often as their ids coincide; of a table with real values the rows are known.
 
     Args:
         padding: the row that gets no gradient.
@@ -32,7 +33,9 @@ def _lookup(ids: Positions, weight: Moments, padding: int | None, max_norm: floa
         learning = Selection.within(weight.shape, [0], np.where(ids == padding % weight.shape[0], -1, ids), places)
     length = math.sqrt(weight.shape[1] * weight.q)
     shortened = 1.0 if max_norm is None or length == 0 else min(max_norm / length, 1.0)
-    return Flow(found.gather(weight).scale(shortened), lambda g: {weight: learning.spread(g)})
+    known = weight.value is not None and ids.size * weight.shape[1] <= MAX_MOVED
+    rows = replace(Moments.of_table(np.asarray(weight.value)[ids]), value=None) if known else found.gather(weight)
+    return Flow(rows.scale(shortened), lambda g: {weight: learning.spread(g)})
 
 
 @transfer(F.embedding, torch.embedding)

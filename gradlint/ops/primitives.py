@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from gradlint.moments import Array, Moments, einsum, from_pairs, linear_part, product
+from gradlint.moments import Array, Moments, einsum, exact, from_pairs, linear_part, moments_along, product
 from gradlint.ops.registry import Flow
 
 __all__ = ["Tape", "affine", "contract", "function", "multiply", "plus", "power", "reindex", "squared", "with_bias"]
@@ -31,6 +31,28 @@ def contract(labels: list[str], output: str, *operands: Moments) -> Flow:
                 grad = grad.reshape(shape).expand(x.shape)
             own = _own_share(g, out, [d for d, c in enumerate(output) if c not in labels[i]], x.q, others)
             grads[x] = grad + Moments.iid(x.shape, 0.0, own) if own > _SLIGHT * grad.q else grad
+        return grads
+
+    return _averaged(Flow(out, back), labels, output, operands)
+
+
+def _averaged(flow: Flow, labels: list[str], output: str, operands: Sequence[Moments]) -> Flow:
+    """A contraction with the weights of rows that do not all see the same: exact sums along rows and what they average."""
+    if len(operands) != 2 or all(x.rows is None for x in operands):
+        return flow
+    i = 0 if operands[0].rows is not None else 1
+    (w, v), (of_w, of_v) = (operands[i], operands[1 - i]), (labels[i], labels[1 - i])
+    row, key, rows = of_w[-2], of_w[-1], w.rows
+    if rows is None or row not in output or key in output or key not in of_v or any(c not in of_v for c in of_w[:-2]):
+        return flow
+    at, of_key = output.index(row), of_v.index(key)
+    if len(v.dims[of_key]) != 1 or len(flow.out.dims[at]) != 1:
+        return flow
+    out = exact(flow.out, at, rows.outputs(moments_along(v, of_key)))
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        grads, x = dict(flow.back(g)), g.whole(at)
+        grads[v] = exact(grads[v].whole(of_key), of_key, rows.values(moments_along(x, at)))
         return grads
 
     return Flow(out, back)

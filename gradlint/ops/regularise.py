@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ def _drop(x: Moments, p: float, axes: int | None) -> Flow:
         return Flow(Moments.zeros(x.shape), lambda _: {x: Moments.zeros(x.shape)})
     shape = [n if axes is None or d < axes else 1 for d, n in enumerate(x.shape)]
     mask = Moments.iid(shape, 1.0, p / (1 - p))
-    return Flow(product(x, mask), lambda g: {x: product(g, mask)})
+    rows = None if x.rows is None or axes is not None else x.rows.dropped(p)
+    return Flow(replace(product(x, mask), rows=rows), lambda g: {x: product(g, mask)})
 
 
 @transfer(F.dropout, torch.dropout, apart=broadcast)

@@ -43,7 +43,7 @@ _BY_NAME = {
     "div": Role.QUOTIENT,
     **dict.fromkeys(("rnn", "gru", "lstm"), Role.RECURRENT),
 }
-_KNOWN = ("constant", "identity", "values")
+_FIXED = ("constant", "identity")  # given values count as one draw: all that is known of them is their rms
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def weight_of(flowed: Flowed, node: fx.Node) -> Weight | None:
         if n.op != "get_attr" or step(n).value is not None:
             continue
         record = flowed.traced.parameters[str(n.target)]
-        if len(record.shape) < 2 or record.law.kind in _KNOWN or record.law.std <= 0.0:
+        if len(record.shape) < 2 or record.law.kind in _FIXED or record.law.std <= 0.0:
             continue
         op = lookup(node.target)
         conv = op is not None and op.name.startswith("conv")

@@ -125,8 +125,10 @@ def _measured(parameter: torch.Tensor, kind: str = "values") -> Law:
     if values.size == 0 or (kind == "values" and (values == values.flat[0]).all()):
         value = float(values.flat[0]) if values.size else 0.0
         return Law("constant", value, 0.0, Moments.iid(values.shape, value, 0.0))
-    # What was written in parts was drawn: the noise of the draw is no part of its law.
-    moments = Moments.of_sample(values) if kind == "mixed" else Moments.of_array(values)
+    if kind == "mixed":  # what was written in parts was drawn: the noise of the draw is no part of its law
+        moments = Moments.of_sample(values)
+    else:  # what does not learn is a table, such as one of sinusoids
+        moments = Moments.of_array(values) if parameter.requires_grad else Moments.of_table(values)
     return Law(kind, float(values.mean()), float(values.std()), moments)
 
 

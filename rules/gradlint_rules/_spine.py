@@ -50,7 +50,7 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
             f"the gradient is {verb} {times(typical)} from the loss to the input in a typical draw of the weights: narrow layers"
         )
     notes = [_depth_note(per_layer, reaches, count)] if not by_chance else []
-    if context.typical:
+    if abs(context.typical) > 1.0:
         notes.append(f"{times(typical)} in a typical draw of the weights (median); {times(total)} in root mean square over draws")
     yield rule.finding(
         context,
