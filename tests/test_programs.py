@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from gradlint.config import Settings
+from gradlint.engine import lint_targets
 from gradlint.errors import InputError
 from gradlint.load import load
+from gradlint.report.text import render_full
+from gradlint.report.view import View
 from gradlint.trace import recording
 from gradlint.trace.arguments import Arguments
 from gradlint.trace.inputs import resolve
@@ -76,9 +80,11 @@ def kinds_of(given):
     return [(t.is_floating_point(), t.dtype == torch.bool, t.dim()) for t in tensors_in((args, kwargs))]
 
 
-@pytest.mark.parametrize("target", ["ctc_asr.py", "ppo_lstm.py", "cgan_generator.py"])
-def test_guesses_are_printed(gradlint, target):
-    out = " ".join(gradlint(PROGRAMS / target).out.split())
-    for name in (name for name in CALLS if name.startswith(target)):
-        found = resolve(build(name).train(), None)
-        assert f"{', '.join(map(str, found.specs))} (guessed)" in out
+@pytest.mark.slow
+def test_every_program_is_linted_and_its_guess_printed(guesses):
+    report = lint_targets([str(path) for path in sorted(PROGRAMS.glob("*.py"))], Settings())
+    assert not report.failures
+    assert len(report.targets) == len(CALLS)
+    text = render_full(report, View(root=PROGRAMS))
+    for target, found in guesses.items():
+        assert f"{target}: {', '.join(map(str, found.specs))} (guessed)" in text
