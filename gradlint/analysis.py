@@ -129,6 +129,7 @@ class Analysis:
             tuple(self.modules.values()),
             self.nodes,
             (*traced.assumptions, *self.flowed.notes),
+            inputs_origin=traced.arguments.origin,
             gain_typical_log2=None if spread is None or gain_log2 is None else gain_log2 + spread.typical,
             gain_interval_log2=None if spread is None or gain_log2 is None else _shifted(gain_log2, spread),
         )

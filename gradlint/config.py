@@ -11,6 +11,7 @@ import os
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ class Settings:
         select: codes, prefixes of codes, names, or ``ALL``: only these rules report. Empty means all.
         ignore: codes, prefixes of codes or names that do not report.
         fail_on: findings of this severity or worse fail the run; None when findings never do.
-        input: specs of the model's inputs (``x=2,3,32,32:float32``); empty means they are found or guessed.
+        input: specs of every model's inputs (``x:float32:2,3,32,32``); empty means they are found or guessed.
+        inputs: the same for single models, by their name (``Net``), file and name (``model.py:Net``) or a pattern of these.
         output_format: a name in ``gradlint.report.FORMATS``.
         output_file: where the report goes; None is stdout.
         verify: put real forward and backward passes beside the prediction.
@@ -42,6 +44,7 @@ class Settings:
     output_format: str = "full"
     output_file: Path | None = None
     verify: bool = False
+    inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     source: Path | None = field(default=None, compare=False)
 
     def wants(self, code: str, name: str) -> bool:
@@ -56,6 +59,21 @@ class Settings:
         ignored = max((_weight(s, code, name) for s in self.ignore), default=0)
         return chosen > ignored
 
+    def inputs_of(self, target: str) -> tuple[str, ...]:
+        """The specs for a model: its own, else those for every model.
+
+        >>> Settings(input=("2,3",), inputs={"*Critic": ("state:2,24", "action:2,4")}).inputs_of("models/td3.py:TwinCritic")
+        ('state:2,24', 'action:2,4')
+        >>> Settings(input=("2,3",), inputs={"net.py:Net": ("2,5",)}).inputs_of("models/other.py:Net")
+        ('2,3',)
+        """
+        file, _, name = target.rpartition(":")
+        known = {target, name, f"{Path(file).name}:{name}"}
+        for pattern, specs in self.inputs.items():
+            if any(fnmatchcase(text, pattern) for text in sorted(known)):
+                return specs
+        return self.input
+
     def updated(self, values: Mapping[str, Any], where: str) -> Settings:
         """These settings with ``values`` (by field name) in place of their own; unknown names and values raise."""
         for key in values:
@@ -65,6 +83,8 @@ class Settings:
         if read.get("select") and "ignore" not in read:
             # Who asks for a rule gets it: an older `ignore` must not turn `--select GL101` into an empty pass.
             read["ignore"] = ()
+        if read.get("input") and "inputs" not in read:
+            read["inputs"] = {}  # likewise: a flag counts more than what a file says of some models
         return replace(self, **read)
 
 
@@ -179,11 +199,18 @@ def _path(value: object, where: str) -> Path | None:
     return value if value is None or isinstance(value, Path) else Path(_string(value, where))
 
 
+def _specs(value: object, where: str) -> dict[str, tuple[str, ...]]:
+    if isinstance(value, Mapping):
+        return {str(pattern): _strings(specs, f"{where}: {pattern}") for pattern, specs in value.items()}
+    raise UsageError(f"{where}: expected a table of models and their inputs, got {value!r}")
+
+
 _READERS = {
     "select": _codes,
     "ignore": _codes,
     "fail_on": _severity,
     "input": _strings,
+    "inputs": _specs,
     "output_format": _string,
     "output_file": _path,
     "verify": _flag,

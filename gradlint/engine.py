@@ -28,7 +28,7 @@ from gradlint.flow import propagate
 from gradlint.load import Loaded, capture, load
 from gradlint.packs import choose, load_rules
 from gradlint.rule import Context, Rule
-from gradlint.trace import Arguments, InputSpec, Laws, build, described, parse_input, recording, trace
+from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
 from gradlint.verification import Verification, compare, duplicate, judge, measure, overlooked, precisions
 
 __all__ = ["analyze", "lint", "lint_script", "lint_targets", "verify"]
@@ -54,7 +54,7 @@ def analyze(model: Model, inputs: Inputs = None, **settings: Any) -> Analysis:
         TargetError: the model cannot be analysed.
         UsageError: a setting makes no sense.
     """
-    return _predict(model, inputs, Settings().updated(settings, "analyze()"))
+    return _predict(model, _given(inputs, Settings().updated(settings, "analyze()"), _called(model)))
 
 
 def lint(model: Model, inputs: Inputs = None, **settings: Any) -> Report:
@@ -93,10 +93,11 @@ def verify(model: Model, inputs: Inputs = None, seeds: int = _SEEDS, **settings:
     return Verification(report, comparison)
 
 
+@ambient_kept()
 def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Report:
     rules = choose(load_rules(), settings)
-    name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__qualname__", repr(model))
-    context = Context(_predict(model, inputs, settings), name, settings)
+    name = _called(model)
+    context = Context(_predict(model, _given(inputs, settings, name)), name, settings)
     findings, crashes = _judge(context, rules)
     if crashes:
         raise crashes[0]
@@ -138,28 +139,30 @@ def lint_script(target: str, arguments: Sequence[str], settings: Settings) -> Re
 def _lint_all(sources: Mapping[str, Callable[[], Sequence[Loaded]]], settings: Settings) -> Report:
     """Judge the models that each target yields."""
     rules = choose(load_rules(), settings)
-    _specs(settings)
+    for texts in (settings.input, *settings.inputs.values()):
+        _specs(texts)
     reports: list[TargetReport] = []
     findings: list[Finding] = []
     failures: list[TargetError] = []
     for target, source in sources.items():
-        for item, model, laws in _models(target, source, failures):
-            name = _name(target, item)
-            with _contained(name, failures):
-                given = None if item.call is None else described(model, *item.call)
-                analysis = _predict(model, given, settings, laws, item.file, as_is=item.call is not None)
-                context = Context(analysis, name, settings)
-                facts = analysis.to_target_report(name, context.paths.log2, context.paths.entry)
-                found, crashes = _judge(context, rules)
-                failures += crashes
-                if settings.verify:
-                    with _contained(name, failures):
-                        again = None if item.instance else item.build
-                        comparison, found, missed = _verify(context, found, again, _SEEDS)
-                        facts = replace(facts, verification=comparison)
-                        failures += missed
-                reports.append(facts)
-                findings += found
+        with ambient_kept():  # what the file sets globally holds for its models, and for no other file
+            for item, model, laws in _models(target, source, failures):
+                name = _name(target, item)
+                with _contained(name, failures):
+                    given = _given(None if item.call is None else described(model, *item.call), settings, name)
+                    analysis = _predict(model, given, laws, item.file, as_is=item.call is not None)
+                    context = Context(analysis, name, settings)
+                    facts = analysis.to_target_report(name, context.paths.log2, context.paths.entry)
+                    found, crashes = _judge(context, rules)
+                    failures += crashes
+                    if settings.verify:
+                        with _contained(name, failures):
+                            again = None if item.instance else item.build
+                            comparison, found, missed = _verify(context, found, again, _SEEDS)
+                            facts = replace(facts, verification=comparison)
+                            failures += missed
+                    reports.append(facts)
+                    findings += found
     return _report(reports, findings, failures, settings)
 
 
@@ -186,16 +189,17 @@ def _name(target: str, item: Loaded) -> str:
     return target if target.rpartition(":")[2] == item.name else f"{target}:{item.name}"
 
 
-def _predict(
-    model: Model,
-    inputs: Inputs,
-    settings: Settings,
-    laws: Laws | None = None,
-    file: str | None = None,
-    *,
-    as_is: bool = False,
-) -> Analysis:
-    given = inputs if inputs is not None else _specs(settings)
+def _called(model: Model) -> str:
+    """The name of a model that no target names."""
+    return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__qualname__", repr(model))
+
+
+def _given(inputs: Inputs, settings: Settings, name: str) -> Inputs:
+    """The inputs of a model: the caller's, else those of the settings."""
+    return _specs(settings.inputs_of(name)) if inputs is None else inputs
+
+
+def _predict(model: Model, given: Inputs, laws: Laws | None = None, file: str | None = None, *, as_is: bool = False) -> Analysis:
     return Analysis.of(propagate(trace(model, given, laws=laws, file=file, as_is=as_is)))
 
 
@@ -259,9 +263,9 @@ def _order(finding: Finding) -> tuple[Any, ...]:
     return (*where, finding.code, finding.target, finding.module, finding.message)
 
 
-def _specs(settings: Settings) -> list[InputSpec] | None:
+def _specs(texts: Sequence[str]) -> list[InputSpec] | None:
     try:
-        return [parse_input(text) for text in settings.input] or None
+        return [parse_input(text) for text in texts] or None
     except InputError as error:
         raise UsageError(f"{error}{error.hint and f' ({error.hint})'}") from error
 

@@ -200,6 +200,7 @@ class TargetReport:
     """All that is reported about one model.
 
     Args:
+        inputs_origin: where the inputs come from: ``given``, ``guessed``, or the name of the model's attribute that has them.
         rung: how it was traced.
         gain_log2: gradient norm at the input over that at the output, in bits; None when no gradient gets there.
         verification: the prediction beside real backward passes; None where none were asked for.
@@ -218,6 +219,7 @@ class TargetReport:
     nodes: tuple[NodeFacts, ...] = ()
     assumptions: tuple[str, ...] = ()
     verification: Comparison | None = None
+    inputs_origin: str = "given"
     gain_typical_log2: float | None = None
     gain_interval_log2: tuple[float, float] | None = None
 
@@ -227,6 +229,7 @@ class TargetReport:
             "name": self.name,
             "location": _place(self.location),
             "inputs": list(self.inputs),
+            "inputs_origin": self.inputs_origin,
             "rung": self.rung,
             "gain_log2": significant(self.gain_log2),
             "gain_typical_log2": significant(self.gain_typical_log2),

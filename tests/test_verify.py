@@ -183,7 +183,7 @@ def test_given_arguments_keep_their_structure_and_their_masks():
     mask = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0])
     parts = [torch.zeros(8, 32), torch.zeros(8, 32)]
     found = gradlint.verify(Masked, {"parts": parts, "mask": mask, "scale": 2.0})
-    assert list(found.inputs) == ["parts_0", "parts_1"]
+    assert list(found.inputs) == ["parts.0", "parts.1"]
     assert found.parameters["fc.bias"].measured == pytest.approx(2.0, rel=0.3)
     assert found.p95 < 0.4
 

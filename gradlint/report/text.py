@@ -119,11 +119,15 @@ def _covered(finding: Finding) -> Iterator[str]:
 
 
 def _models(report: Report, view: View) -> Iterator[Text]:
-    """What a clean model was run on and what was found; the assumptions when asked."""
-    if report.findings and not view.verbose:
-        return
+    """What a clean model was run on and what was found; of others, what had to be guessed; the assumptions when asked."""
     for target in report.targets:
         inputs = ", ".join(target.inputs) or "no inputs"
+        inputs += {"given": "", "guessed": " (guessed)"}.get(target.inputs_origin, f" ({target.inputs_origin})")
+        if report.findings and not view.verbose:
+            if target.inputs_origin == "guessed":
+                line = f"{_name(target.name, view)}: {inputs}; --input gives others"
+                yield from _wrapped(line, "  ", view, (_name(target.name, view), "bold"))
+            continue
         gain = target.gain_log2
         found = "" if gain is None else f"; gradient {_times(gain)} from the output to the input{_typical(target)}"
         yield from _wrapped(f"{_name(target.name, view)}: {inputs}{found}", "  ", view, (_name(target.name, view), "bold"))

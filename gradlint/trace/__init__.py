@@ -19,6 +19,7 @@ from torch import nn
 
 from gradlint.errors import BuildError, TargetError, TraceError
 from gradlint.findings import Location
+from gradlint.trace.ambient import ambient_kept
 from gradlint.trace.arguments import Arguments, described, parse_input
 from gradlint.trace.calls import ModuleCalls
 from gradlint.trace.copies import Copies
@@ -43,6 +44,7 @@ __all__ = [
     "ParameterRecord",
     "Step",
     "Traced",
+    "ambient_kept",
     "build",
     "described",
     "parse_input",
@@ -80,7 +82,7 @@ def trace(
         InputError: no inputs were found that the model accepts.
         TraceError: forward raised, or its output depends on no parameter and no floating-point input.
     """
-    with owned(file), redirect_stdout(sys.stderr):
+    with ambient_kept(), owned(file), redirect_stdout(sys.stderr):
         if not isinstance(model, nn.Module):
             with recording(file) as recorded:
                 model = build(model)

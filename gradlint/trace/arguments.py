@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +14,11 @@ from torch import nn
 
 from gradlint.errors import InputError
 from gradlint.trace.graph import InputSpec
-from gradlint.trace.guess import vocabulary
+from gradlint.trace.leaves import Key, Leaf, Values, leaves, made
 from gradlint.trace.state import seeded
 from gradlint.trace.tree import tensors_in
 
-__all__ = ["HINT", "Arguments", "described", "drawn", "parse_input", "positional", "signature_of"]
+__all__ = ["HINT", "Arguments", "described", "drawn", "parse_input", "positional", "signature_of", "spread"]
 
 _DTYPES = {
     **{name: name for name in "float16 bfloat16 float32 float64 complex64 int8 int16 int32 int64 uint8 bool".split()},
@@ -32,12 +33,19 @@ HINT = "describe the inputs, for example --input 2,3,224,224 or --input ids:int6
 
 @dataclass(frozen=True)
 class Arguments:
-    """What ``forward`` is called with; ``specs`` describes each tensor in it, in order, ``drawn``: it was drawn from that."""
+    """What ``forward`` is called with.
+
+    Args:
+        specs: describes each tensor in it, in order.
+        drawn: for each, whether it was drawn from its spec.
+        origin: ``given``, ``guessed``, or the name of the model's attribute that has them.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     specs: tuple[InputSpec, ...]
     drawn: tuple[bool, ...]
+    origin: str = "given"
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.specs))
@@ -55,7 +63,8 @@ class Arguments:
 def parse_input(text: str) -> InputSpec:
     """Read ``[name:][dtype:]shape``, such as ``2,3,224,224``, ``ids:int64:2,128`` or ``ids:int64<1000:2,128``.
 
-    Without a dtype it is float32; ``<n`` is the exclusive upper bound of integers. An empty name is the next argument.
+    Without a dtype it is float32; ``<n`` is the exclusive upper bound of integers. An empty name is the next argument;
+    ``batch.image`` is a field of an argument, ``state.0`` an item of one.
 
     Raises:
         InputError: the text is not of that form.
@@ -67,31 +76,46 @@ def parse_input(text: str) -> InputSpec:
         head.pop()
     sizes = [size for size in re.split(r"[,x\s]+", shape.strip("()[]")) if size]
     name = head[0] if head else ""
-    if len(head) > 1 or not all(size.isdigit() for size in sizes) or (name and not name.isidentifier()):
+    if len(head) > 1 or not all(size.isdigit() for size in sizes) or (name and not _is_path(name)):
         raise InputError(f"cannot read the input {text!r}", hint=HINT)
     return InputSpec(name, tuple(map(int, sizes)), dtype, high)
 
 
+def _is_path(name: str) -> bool:
+    first, *rest = name.split(".")
+    return first.isidentifier() and all(part.isidentifier() or part.isdigit() for part in rest)
+
+
 def described(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], specs: Sequence[InputSpec | None] = ()
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], random: Mapping[int, Leaf] | None = None
 ) -> Arguments:
-    """Arguments with a spec for each tensor: the one it was drawn from, else one read off it."""
-    named = [*zip(positional(model, len(args)), args, strict=True), *kwargs.items()]
-    drawn_from = iter(specs)
-    found: list[InputSpec] = []
-    drawn: list[bool] = []
-    seen: set[int] = set()
-    for name, value in named:
-        tensors = tensors_in(value)
-        for index, tensor in enumerate(tensors):
-            spec = next(drawn_from, None)
-            if id(tensor) in seen:
-                continue
-            seen.add(id(tensor))
-            label = name if len(tensors) == 1 else f"{name}_{index}"
-            drawn.append(spec is not None)
-            found.append(_spec_of(label, tensor) if spec is None else replace(spec, name=label))
-    return Arguments(args, dict(kwargs), tuple(found), tuple(drawn))
+    """Arguments with a spec for each tensor.
+
+    Args:
+        random: for tensors that were drawn, by identity, what from; the others are described by their values.
+    """
+    named = {**dict(zip(positional(model, len(args)), args, strict=True)), **kwargs}
+    found: dict[int, InputSpec] = {}
+    for key, tensor in _named(named):
+        if id(tensor) not in found:
+            leaf, name = (random or {}).get(id(tensor)), ".".join(map(str, key))
+            found[id(tensor)] = _spec_of(name, tensor) if leaf is None else leaf.spec(name)
+    return Arguments(args, dict(kwargs), tuple(found.values()), tuple(i in (random or {}) for i in found))
+
+
+def _named(value: Any, key: Key = ()) -> Iterator[tuple[Key, torch.Tensor]]:
+    """The tensors in arguments in the order of :func:`tensors_in`, and where each is."""
+    if isinstance(value, torch.Tensor):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _named(item, (*key, name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _named(item, (*key, index))
+    else:
+        for index, tensor in enumerate(tensors := tensors_in(value)):
+            yield (*key, index) if len(tensors) > 1 else key, tensor
 
 
 def _spec_of(name: str, tensor: torch.Tensor) -> InputSpec:
@@ -115,43 +139,18 @@ def signature_of(model: nn.Module) -> list[inspect.Parameter]:
         return []
 
 
-def drawn(model: nn.Module, args: Any, kwargs: Any) -> Arguments:
-    """Draw the tensors that specs describe."""
-    high = vocabulary(model)
+def drawn(model: nn.Module, values: Values, origin: str) -> Arguments:
+    """Make the tensors that leaves describe."""
+    tensors: dict[Key, torch.Tensor] = {}
     with seeded():
-        real_args, real_kwargs = _realised((args, kwargs), high)
-    return described(model, real_args, real_kwargs, _specs_in((args, kwargs), high))
+        args, kwargs = spread(model, made(values, tensors))
+    random = {id(tensors[key]): leaf for key, leaf in leaves(values) if leaf.fill is None}
+    return replace(described(model, args, kwargs, random), origin=origin)
 
 
-def _realised(value: Any, high: int) -> Any:
-    if isinstance(value, InputSpec):
-        return _draw(_bounded(value, high))
-    if isinstance(value, dict):
-        return {key: _realised(item, high) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_realised(item, high) for item in value)
-    return value
-
-
-def _specs_in(value: Any, high: int) -> list[InputSpec | None]:
-    """For each tensor in ``value``, in order, the spec it is drawn from; None for real tensors."""
-    if isinstance(value, InputSpec):
-        return [_bounded(value, high)]
-    if isinstance(value, dict):
-        return [spec for item in value.values() for spec in _specs_in(item, high)]
-    if type(value) in (list, tuple):
-        return [spec for item in value for spec in _specs_in(item, high)]
-    return [None for _ in tensors_in(value)]
-
-
-def _bounded(spec: InputSpec, high: int) -> InputSpec:
-    integral = "int" in spec.dtype
-    return replace(spec, high=high) if integral and spec.high is None else spec
-
-
-def _draw(spec: InputSpec) -> torch.Tensor:
-    """A tensor of the described kind: N(0, 1), or integers uniform over their range (booleans: fair coins)."""
-    dtype: torch.dtype = getattr(torch, spec.dtype)
-    if dtype.is_floating_point or dtype.is_complex:
-        return torch.randn(spec.shape, dtype=dtype)
-    return torch.randint(0, 2 if dtype == torch.bool else spec.high or 2, spec.shape).to(dtype)
+def spread(model: nn.Module, values: Values) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments. Leading ones by position: that suits positional-only ones and ``*args``, too."""
+    named = [p.name for p in signature_of(model) if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    names = positional(model, len(values)) if named else []
+    lead = list(itertools.takewhile(values.__contains__, names))
+    return tuple(values[n] for n in lead), {n: v for n, v in values.items() if n not in lead}

@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from gradlint.trace.graph import InputSpec
+from gradlint.trace.examples import LENGTH
+from gradlint.trace.leaves import Leaf
 
-__all__ = ["candidates", "examples", "vocabulary"]
+__all__ = ["candidates", "vocabulary"]
 
-_LENGTH = 16
 _SIDES = (32, 64, 224, 28, 84, 96, 128, 16, 256)
 _SIDE_NAMES = ("image_size", "img_size", "input_size", "resolution", "input_resolution", "image_resolution")
 _LENGTH_NAMES = ("seq_len", "seq_length", "sequence_length", "block_size", "context_length", "max_len", "max_seq_len")
 _VOCABULARY_NAMES = ("vocab_size", "n_vocab", "num_tokens", "ntoken", "ntokens", "num_embeddings")
 
-_IDS = re.compile(r"(^|_)(ids?|idx|indices|index|tokens?|toks?|text|words?|sent(ence)?s?|seqs?|src|tgt|prompt|chars?)(_|$)")
-_LABELS = re.compile(r"(^|_)(labels?|classes|y|targets?|cond)(_|$)")
+_IDS = re.compile(r"(^|_)(ids?|idx|indices|index|tokens?|toks?|text|words?|sent(ence)?s?|seqs?|src|tgt|trg|prompt|chars?)(_|$)")
+_SEQUENCES = re.compile(r"(^|_)(src|tgt|trg|seqs?)(_|$)")
+_LABELS = re.compile(r"(^|_)(labels?|classes|y|targets?)(_|$)")
 _MASKS = re.compile(r"mask")
 _LENGTHS = re.compile(r"len(gth)?s?(_|$)")
 _STATES = re.compile(r"(^|_)(h|c|hx|hidden|state|h_?0|c_?0|prev|memory_state|carry)(_|$)")
 _TIMES = re.compile(r"(^|_)(t|time|times|timesteps?|step|sigma|noise_level)(_|$)")
 _EDGES = re.compile(r"edge_index|edges")
 _ADJACENCY = re.compile(r"(^|_)(adj|adjacency|a_hat)(_|$)")
+_ATTRIBUTES = re.compile(r"edge_(attr|weight|feat)")
+_REALS = re.compile(
+    r"^(z|noise|eps|latents?|x|obs|observations?|states?|actions?|feats?|features?|cond(ition)?|values?|signal|series"
+    r"|rewards?|returns?(_to_go)?|rtgs?|coords?|positions?|pos|points?)$"
+    r"|_(feats?|features?|embeds?|cond|values?)$"
+)
+_ENTITIES = re.compile(r"(^|_)(users?|items?|movies?|products?)(_ids?)?$")
+_ENDS = re.compile(r"^(dones?|terminals?|terminated|resets?|episode_starts?)$")
 _IMAGES = re.compile(r"(^|_)(im|img|imgs|image|images|pixels|pixel_values)(_|$)")
 
 _CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
@@ -44,111 +53,85 @@ def vocabulary(model: nn.Module) -> int:
     return tables[0] if tables else 10
 
 
-def examples(model: nn.Module, batch: int) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Arguments the model itself offers: an example attribute, or a transformers configuration."""
-    for name in ("example_inputs", "example_input_array"):
-        offered = getattr(model, name, None)
-        if callable(offered) and not isinstance(offered, torch.Tensor):
-            offered = offered()
-        if isinstance(offered, torch.Tensor):
-            yield (offered,), {}
-        elif isinstance(offered, Mapping):
-            yield (), dict(offered)
-        elif isinstance(offered, tuple | list):
-            yield tuple(offered), {}
-    config = getattr(model, "config", None)
-    main = getattr(model, "main_input_name", None)
-    if config is not None and isinstance(main, str):
-        yield from (((), kwargs) for kwargs in _configured(main, config, batch))
+def candidates(model: nn.Module, parameter: inspect.Parameter, batch: int, names: Sequence[str] = ()) -> list[Any]:
+    """What the argument may be, likely first: leaves (in tuples where there are several), or plain values.
 
-
-def _configured(main: str, config: Any, batch: int) -> Iterator[dict[str, Any]]:
-    def known(*names: str, default: int) -> int:
-        places = [config, *(getattr(config, part, None) for part in ("text_config", "vision_config", "encoder"))]
-        for name in names:
-            for place in places:
-                value = getattr(place, name, None)
-                if isinstance(value, list | tuple) and value:
-                    value = value[0]
-                if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                    return value
-        return default
-
-    words = known("vocab_size", default=10)
-    length = min(_LENGTH, known("max_position_embeddings", "n_positions", "max_target_positions", default=_LENGTH))
-    ids = InputSpec("input_ids", (batch, length), "int64", words)
-    side = known("image_size", default=224)
-    image = InputSpec("pixel_values", (batch, known("num_channels", "in_channels", default=3), side, side), "float32")
-    frames = 2 * known("max_source_positions", default=64)
-    mel = InputSpec("input_features", (batch, known("num_mel_bins", "input_feat_per_channel", default=80), frames), "float32")
-    wave = InputSpec("input_values", (batch, 4000), "float32")
-    spectrogram = InputSpec("input_values", (batch, known("max_length", default=1024), mel.shape[1]), "float32")
-    by_name = {
-        "input_ids": [ids],
-        "pixel_values": [image],
-        "input_features": [mel],
-        "input_values": [wave, spectrogram],
-    }
-    decoder = {}
-    if getattr(config, "is_encoder_decoder", False):
-        decoder = {"decoder_input_ids": InputSpec("decoder_input_ids", (batch, length), "int64", words)}
-    for spec in by_name.get(main, [ids]):
-        yield {main: spec, **decoder}
-        if main == "pixel_values":  # models of images and text take both
-            yield {main: spec, "input_ids": ids}
-        elif main == "input_ids":
-            yield {main: spec, "pixel_values": image}
-
-
-def candidates(model: nn.Module, parameter: inspect.Parameter, batch: int) -> list[Any]:
-    """What the argument may be, likely first: specs for tensors (in tuples where there are several), or real values."""
+    Args:
+        names: of all arguments: beside an adjacency the rows are nodes.
+    """
     plain = _annotated(parameter)
     if plain is not None:
         return plain
-    by_layer = _by_layers(model, batch)
-    found = [*_by_name(model, parameter.name.lower(), batch, by_layer), *by_layer]
-    return list(dict.fromkeys(InputSpec(parameter.name, *_of(c)) if isinstance(c, InputSpec) else c for c in found))
-
-
-def _of(spec: InputSpec) -> tuple[tuple[int, ...], str, int | None]:
-    return spec.shape, spec.dtype, spec.high
+    name = parameter.name.lower()
+    graph = any(_EDGES.search(n.lower()) or _ADJACENCY.search(n.lower()) for n in names)
+    by_layer = _by_layers(model, LENGTH if graph else batch)
+    found = [*_by_name(model, name, batch, by_layer, graph=graph), *by_layer]
+    wanted = _kind_annotated(parameter)
+    found.sort(key=lambda c: wanted is not None and isinstance(c, Leaf) and c.kind != wanted)
+    return list(dict.fromkeys(found))
 
 
 def _annotated(parameter: inspect.Parameter) -> list[Any] | None:
     """For arguments that are annotated as plain Python values."""
     annotation = parameter.annotation
     name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    plain: dict[str, list[Any]] = {"int": [1, _LENGTH], "float": [1.0], "bool": [False, True], "str": [""]}
+    plain: dict[str, list[Any]] = {"int": [1, LENGTH], "float": [1.0], "bool": [False, True], "str": [""]}
     return plain.get(name)
 
 
-def _by_name(model: nn.Module, name: str, batch: int, by_layer: list[InputSpec]) -> list[Any]:
-    dtype = _dtype(model)
-    integral = [spec for spec in by_layer if "int" in spec.dtype]
-    floating = [spec for spec in by_layer if "int" not in spec.dtype]
+def _kind_annotated(parameter: inspect.Parameter) -> str | None:
+    """For arguments that are annotated as tensors of a type: ``LongTensor``, ``Int[Tensor, "b t"]``."""
+    text = str(parameter.annotation)
+    kinds = {"int": r"\b(Long|Int)(Tensor)?\b", "bool": r"\bBool(Tensor)?\b", "float": r"\bFloat(Tensor)?\b"}
+    return next((kind for kind, pattern in kinds.items() if re.search(pattern, text)), None)
+
+
+def _by_name(model: nn.Module, name: str, batch: int, by_layer: list[Leaf], *, graph: bool) -> list[Any]:
+    dtype = _name(_dtype(model))
+    integral = [leaf for leaf in by_layer if leaf.kind == "int"]
+    floating = [leaf for leaf in by_layer if leaf.kind == "float"]
     main = by_layer[0].shape
+    sees = any(isinstance(module, nn.Conv2d) for module in model.modules())
     if _MASKS.search(name):
-        length = main[1] if len(main) > 1 else _LENGTH
-        causal = torch.ones(length, length, dtype=torch.bool).triu(1)
-        return [torch.ones(batch, length, dtype=torch.bool), causal, None, torch.ones(batch, length, dtype=torch.int64)]
+        length = main[1] if len(main) > 1 else LENGTH
+        # Padding masks of torch are true where there is none to see, others where there is something.
+        usual = "padding" not in name
+        row, square = (batch, length), (length, length)
+        shapes = (square, row) if re.search(r"(^|_)(src|tgt|trg|attn|causal)_mask", name) else (row, square)
+        masks = [Leaf(shape, "bool", fill=float(usual)) for shape in shapes]
+        return [masks[0], None, masks[1], Leaf(row, "int64", 2, 1.0), Leaf(row, dtype, fill=1.0)]
     if _EDGES.search(name):
-        return [InputSpec(name, (2, 2 * _LENGTH), "int64", batch)]
+        return [Leaf((2, 2 * LENGTH), "int64", LENGTH)]
     if _ADJACENCY.search(name):
-        return [torch.full((n, n), 1 / n, dtype=dtype) for n in (batch, _LENGTH)]
+        return [Leaf((LENGTH, LENGTH), dtype, fill=1 / LENGTH)]
+    if graph and name in ("batch", "batch_idx", "graph_ids"):
+        return [Leaf((LENGTH,), "int64", 2)]
+    if graph and _ATTRIBUTES.search(name):
+        return [Leaf((2 * LENGTH, *leaf.shape[1:]), leaf.dtype, leaf.high) for leaf in floating if len(leaf.shape) == 2]
     if _LENGTHS.search(name):
-        return [torch.full((batch,), _LENGTH)]
+        return [Leaf((batch,), "int64", LENGTH, float(LENGTH))]
     if _TIMES.search(name):
-        shapes = ((batch,), (batch, 1), ())
-        return [InputSpec(name, shape, kind, high) for shape in shapes for kind, high in ((_name(dtype), None), ("int64", 10))]
+        steps, reals = ("int64", 1000), (dtype, None)
+        # Beside an image it counts the steps of a diffusion, else it is a coordinate.
+        kinds = (steps, reals) if "step" in name or sees else (reals, steps)
+        return [Leaf(shape, *kind) for shape in ((batch,), (batch, 1), ()) for kind in kinds]
     if _IMAGES.search(name):
-        return [spec for spec in floating if len(spec.shape) == 4]
+        images = [leaf for leaf in floating if len(leaf.shape) == 4]
+        return images if sees else [*images[:1], *floating]
     if _STATES.search(name):
-        return [*_states(model, batch, _name(dtype)), *floating]
+        return [*_states(model, batch, dtype), *floating]
     if _LABELS.search(name):
-        classes = [InputSpec(name, (batch,), "int64", spec.high) for spec in integral[:1]]
-        return [*classes, InputSpec(name, (batch,), "int64", None)] if not floating else [*classes, *floating]
-    if _IDS.search(name) and integral:
+        classes = [Leaf((batch,), "int64", leaf.high) for leaf in integral[:1]]
+        return [*classes, Leaf((batch,), "int64", vocabulary(model))] if not floating else [*classes, *floating]
+    if _ENTITIES.search(name):
+        return [leaf for leaf in integral if len(leaf.shape) == 1]
+    if _ENDS.search(name):
+        return [Leaf((batch,), dtype, fill=0.0)]
+    tables = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
+    if _IDS.search(name) and (tables or not _SEQUENCES.search(name)):
         return integral
+    if _REALS.search(name):
+        return floating
     return []
 
 
@@ -164,45 +147,56 @@ def _states(model: nn.Module, batch: int, dtype: str) -> Iterator[Any]:
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             layers = module.num_layers * (2 if module.bidirectional else 1)
-            state = InputSpec("", (layers, batch, module.proj_size or module.hidden_size), dtype)
-            cell = InputSpec("", (layers, batch, module.hidden_size), dtype)
+            state = Leaf((layers, batch, module.proj_size or module.hidden_size), dtype)
+            cell = Leaf((layers, batch, module.hidden_size), dtype)
             yield (state, cell) if isinstance(module, nn.LSTM) else state
         elif isinstance(module, _CELLS):
-            state = InputSpec("", (batch, module.hidden_size), dtype)
+            state = Leaf((batch, module.hidden_size), dtype)
             yield (state, state) if isinstance(module, nn.LSTMCell) else state
-    for name in ("hidden_size", "hidden_dim", "hidden", "n_hidden"):
-        if isinstance(size := getattr(model, name, None), int):
-            yield InputSpec("", (batch, size), dtype)
 
 
-def _by_layers(model: nn.Module, batch: int) -> list[InputSpec]:
+def _by_layers(model: nn.Module, batch: int) -> list[Leaf]:
     """What the first layers with parameters take, in the order they were registered; images last."""
     dtype = _name(_dtype(model))
-    lengths = list(dict.fromkeys([_LENGTH, *_sizes(model, _LENGTH_NAMES), 8]))
+    lengths = list(dict.fromkeys([LENGTH, *_sizes(model, _LENGTH_NAMES), 8]))
     sides = list(dict.fromkeys([*_sizes(model, _SIDE_NAMES), *_SIDES]))
+    time_first = _is_time_first(model)
     leading: list[tuple[tuple[int, ...], str, int | None]] = []
     kinds: set[tuple[type, tuple[tuple[int, ...], ...]]] = set()
-    for module in model.modules():
+    # Parameters beside submodules are mostly positions, tokens or scales: they are not what an input meets first.
+    for module in sorted(model.modules(), key=_is_container):
         own = [p for p in module.parameters(recurse=False) if not isinstance(p, UninitializedParameter)]
         kind = type(module), tuple(tuple(p.shape) for p in own)
         if not own or kind in kinds:
             continue
         kinds.add(kind)
-        leading += [(shape, *rest) for shape, *rest in _taken(module, batch, lengths, sides, dtype)]  # type: ignore[misc]
+        leading += [(shape, *rest) for shape, *rest in _taken(module, batch, lengths, sides, dtype, time_first=time_first)]  # type: ignore[misc]
         if len(kinds) == 4:
             break
     images = [((batch, channels, side, side), dtype, None) for side in (*sides[:3], 28) for channels in (3, 1)]
-    other = [((batch, 10), dtype, None), ((batch, _LENGTH, 32), dtype, None)]
-    ids = [((batch, _LENGTH), "int64", None)]
-    return [InputSpec("", *found) for found in dict.fromkeys([*leading, *images, *other, *ids])]
+    other = [((batch, 10), dtype, None), ((batch, LENGTH, 32), dtype, None)]
+    ids = [((batch, LENGTH), "int64", vocabulary(model))]
+    return [Leaf(*found) for found in dict.fromkeys([*leading, *images, *other, *ids])]
+
+
+def _is_time_first(model: nn.Module) -> bool:
+    """The first layer over sequences has the time before the batch."""
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+            return not module.batch_first
+    return False
+
+
+def _is_container(module: nn.Module) -> bool:
+    return not type(module).__module__.startswith("torch.") and any(True for _ in module.children())
 
 
 def _taken(
-    module: nn.Module, batch: int, lengths: list[int], sides: list[int], dtype: str
+    module: nn.Module, batch: int, lengths: list[int], sides: list[int], dtype: str, *, time_first: bool
 ) -> list[tuple[tuple[int, ...], str, int | None]]:
     """Shapes, dtype and bound of what one layer takes."""
 
-    def rows(size: int) -> list[tuple[int, ...]]:
+    def vectors(size: int) -> list[tuple[int, ...]]:
         return [(batch, size), *((batch, length, size) for length in lengths)]
 
     def sequences(size: int, *, batch_first: bool) -> list[tuple[int, ...]]:
@@ -220,7 +214,9 @@ def _taken(
     match module:
         case nn.Embedding() | nn.EmbeddingBag():
             high = module.num_embeddings
-            return [(shape, "int64", high) for shape in (*((batch, n) for n in lengths), (batch,))]
+            rows = [(batch, n) for n in lengths]
+            rows = [(lengths[0], batch), *rows] if time_first else rows
+            return [(shape, "int64", high) for shape in (*rows, (batch,))]
         case nn.modules.conv._ConvNd():
             shapes = images(module.in_channels, len(module.kernel_size))
         case nn.modules.batchnorm._BatchNorm():
@@ -230,20 +226,20 @@ def _taken(
             shapes = images(module.num_channels, 2)
         case nn.LayerNorm() | nn.RMSNorm():
             shape = tuple(module.normalized_shape)
-            shapes = [(batch, _LENGTH, *shape), (batch, *shape)]
+            shapes = [(batch, LENGTH, *shape), (batch, *shape)]
         case nn.RNNBase():
             shapes = sequences(module.input_size, batch_first=module.batch_first)
         case nn.RNNCell() | nn.LSTMCell() | nn.GRUCell():
-            shapes = rows(module.input_size)
+            shapes = vectors(module.input_size)
         case nn.MultiheadAttention():
             shapes = sequences(module.embed_dim, batch_first=module.batch_first)
         case nn.Bilinear():
-            shapes = [*rows(module.in1_features), *rows(module.in2_features)]
+            shapes = [*vectors(module.in1_features), *vectors(module.in2_features)]
         case nn.Linear():
-            shapes = rows(module.in_features)
+            shapes = vectors(module.in_features)
         case _:
             sizes = [n for p in module.parameters(recurse=False) for n in reversed(p.shape) if n > 1]
-            shapes = [shape for n in dict.fromkeys(sizes) for shape in rows(n)]
+            shapes = [shape for n in dict.fromkeys(sizes) for shape in vectors(n)]
     return [(shape, dtype, None) for shape in shapes]
 
 

@@ -1,34 +1,38 @@
-"""The tensors a model is run on: given, described on the command line, or guessed."""
+"""The tensors a model is run on: given, described on the command line, or guessed.
+
+A guess starts from what names, annotations and first layers suggest, and runs forward. Where a call refuses its operands, the
+arguments are changed so that it gets what it asks for (:mod:`gradlint.trace.repair`), until forward returns.
+"""
 
 from __future__ import annotations
 
-import copy
 import inspect
 import itertools
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from gradlint.errors import InputError
-from gradlint.trace.arguments import HINT, Arguments, described, drawn, parse_input, positional, signature_of
+from gradlint.trace.arguments import HINT, Arguments, described, drawn, parse_input, signature_of
+from gradlint.trace.examples import examples, offered
 from gradlint.trace.graph import InputSpec
-from gradlint.trace.guess import candidates, examples
-from gradlint.trace.source import transparent, user_line
-from gradlint.trace.state import is_lazy, preserved, seeded
-from gradlint.trace.tree import map_tensors
+from gradlint.trace.guess import candidates
+from gradlint.trace.leaves import Key, Values, leaves
+from gradlint.trace.overrides import placed
+from gradlint.trace.probe import ENOUGH, Prober
+from gradlint.trace.search import Refusal, misspelt, search
+from gradlint.trace.source import user_line
 
 __all__ = ["guessed", "resolve"]
 
-_TRIES = 160
+_SECONDS = 60.0
+_SEEDS = 80
 _SHOWN = 6
+_MORE = 3  # rounds, each with more arguments
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
-_FEW = 4  # samples per channel that a batch normalisation needs to be more than a sign
 
 
 def guessed(inputs: Any) -> bool:
@@ -46,7 +50,7 @@ def resolve(model: nn.Module, inputs: Any, *, tried: bool = True) -> Arguments:
         InputError: nothing was found that the model accepts, or ``inputs`` is of no such form.
     """
     if inputs is None:
-        return _guess(model, [], tried=tried)
+        return _offered(model, tried=tried) or _guess(model, [], tried=tried)
     if isinstance(inputs, Arguments):
         return inputs
     if isinstance(inputs, torch.Tensor):
@@ -60,73 +64,102 @@ def resolve(model: nn.Module, inputs: Any, *, tried: bool = True) -> Arguments:
     raise InputError(f"inputs must be a tuple, a dict, a tensor or None, not {type(inputs).__name__}")
 
 
+def _offered(model: nn.Module, *, tried: bool) -> Arguments | None:
+    """What an attribute of the model says that it takes; it is not second-guessed."""
+    found = offered(model)
+    if found is None:
+        return None
+    name, values = found
+    outcome = Prober(model, seconds=_SECONDS).run(values) if tried else None
+    if outcome is None or outcome.error is None:
+        return drawn(model, values, name)
+    place = user_line(outcome.error.__traceback__)
+    message = f"forward of {type(model).__name__} refuses the model's own {name}: {_reason(outcome.error)}"
+    raise InputError(message, where="" if place is None else f"{place.path}:{place.line}", hint=f"correct {name}, or {HINT}")
+
+
+def _guess(model: nn.Module, overrides: list[InputSpec], *, tried: bool) -> Arguments:
+    """The first arguments that the model accepts, with what ``overrides`` fix; the likeliest if nothing is to be tried."""
+    given, fixed = placed(model, overrides)
+    values = None if tried else next(_seeds(model, given, _batch(given), 0), None)
+    if values is None or _to_be_tried(model, values, fixed):
+        values = _found(model, given, fixed)
+    known = all(any(key[: len(f)] == f for f in fixed) for key, _ in leaves(values))
+    return drawn(model, values, "given" if known else "guessed")
+
+
+def _batch(given: Values) -> int:
+    """As many samples as what is given has."""
+    return next((leaf.shape[0] for _, leaf in leaves(given) if leaf.shape), 2)
+
+
+def _to_be_tried(model: nn.Module, values: Values, fixed: frozenset[Key]) -> bool:
+    """Forward need not fail to show that a guess was wrong: too small a batch, a mask that means the opposite."""
+    free = [leaf for key, leaf in leaves(values) if key not in fixed]
+    return bool(free) and (
+        any(leaf.kind == "bool" for leaf in free) or (not fixed and any(isinstance(m, _BATCH_NORM) for m in model.modules()))
+    )
+
+
+def _found(model: nn.Module, given: Values, fixed: frozenset[Key]) -> Values:
+    """Arguments that the model accepts, among them the ``given`` ones.
+
+    Raises:
+        InputError: nothing was found.
+    """
+    failures: list[Refusal] = []
+    prober = Prober(model, seconds=_SECONDS)
+
+    def suggest(name: str) -> list[Any]:
+        return candidates(model, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY), _batch(given))
+
+    for more in range(_MORE):
+        seeds = itertools.islice(_seeds(model, given, _batch(given), more), _SEEDS)
+        found = search(prober, seeds, fixed, suggest, failures)
+        if found is None:
+            continue
+        values, outcome = found
+        if outcome.samples < ENOUGH and not fixed:
+            seeds = itertools.islice(_seeds(model, given, ENOUGH, more), _SEEDS)
+            again = search(prober, seeds, fixed, suggest, [])
+            values = values if again is None else again[0]
+        return values
+    raise _none_accepted(model, failures)
+
+
+def _seeds(model: nn.Module, given: Values, batch: int, more: int) -> Iterator[Values]:
+    """Arguments worth a try, likely ones first.
+
+    Args:
+        more: beyond those that need a value: 0, none; 1, those that have a default of None. Of ``*args`` so many more.
+    """
+    if not given and not more:
+        yield from examples(model, batch)
+    takes = _required(model)
+    if more:
+        named = [p for p in signature_of(model) if p.kind not in _VARIADIC]
+        extra = [p for p in named if p.default is None and p not in takes] if more == 1 else []
+        if not named:
+            extra = [takes[0].replace(name=f"input_{index}") for index in range(1, more + 1)] if takes else []
+        if not extra:
+            return
+        takes = [p for p in named if p in takes or p in extra] if named else [*takes, *extra]
+    free = [p for p in takes if p.name not in given]
+    if any(name.startswith("input_") for name in given) and not signature_of(model):  # forward(*args)
+        free = []
+    choices = [candidates(model, parameter, batch, [p.name for p in takes]) for parameter in free]
+    for picked in _in_order(choices):
+        chosen = {**{p.name: value for p, value in zip(free, picked, strict=True)}, **given}
+        order = [p.name for p in signature_of(model) if p.name in chosen]
+        yield {name: chosen[name] for name in (*order, *(n for n in chosen if n not in order))}
+
+
 def _required(model: nn.Module) -> list[inspect.Parameter]:
     """The arguments that need a value: those without a default, at least the first one."""
     named = [p for p in signature_of(model) if p.kind not in _VARIADIC]
     if not named and inspect.Parameter.VAR_POSITIONAL in {p.kind for p in signature_of(model)}:
-        return [inspect.Parameter("input", inspect.Parameter.POSITIONAL_ONLY)]
+        return [inspect.Parameter("input_0", inspect.Parameter.POSITIONAL_ONLY)]
     return [p for p in named if p.default is inspect.Parameter.empty] or named[:1]
-
-
-def _guess(model: nn.Module, overrides: list[InputSpec], batch: int = 2, *, tried: bool = True) -> Arguments:
-    """The first candidate that the model accepts, run with what ``overrides`` fix."""
-    untried = not tried and (overrides or not any(isinstance(module, _BATCH_NORM) for module in model.modules()))
-    failures: list[_Refusal] = []
-    for args, kwargs in itertools.islice(_tries(model, overrides, batch), _TRIES):
-        given = drawn(model, args, kwargs)
-        if untried:
-            return given
-        outcome = _try(model, given)
-        if isinstance(outcome, _Refusal):
-            failures.append(outcome)
-            continue
-        if outcome < _FEW and batch < _FEW and not overrides:
-            try:
-                return _guess(model, overrides, _FEW)
-            except InputError:
-                return given
-        return given
-    raise _none_accepted(model, failures)
-
-
-def _tries(model: nn.Module, overrides: list[InputSpec], batch: int) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Arguments worth a try, likely ones first; tensors are described by :class:`InputSpec`."""
-    if not overrides:
-        yield from examples(model, batch)
-    fixed, extra = _placed(model, overrides)
-    free = [p for p in _required(model) if p.name not in fixed]
-    if extra:  # forward(*args)
-        yield tuple(extra), fixed
-        return
-    for picked in _in_order([candidates(model, parameter, batch) for parameter in free]):
-        values = {**{p.name: value for p, value in zip(free, picked, strict=True)}, **fixed}
-        # Leading arguments by position: that works for positional-only ones and for *args too.
-        names = positional(model, len(values))
-        lead = list(itertools.takewhile(values.__contains__, names))
-        yield tuple(values[n] for n in lead), {n: v for n, v in values.items() if n not in lead}
-
-
-def _placed(model: nn.Module, overrides: list[InputSpec]) -> tuple[dict[str, InputSpec], list[InputSpec]]:
-    """The arguments that overrides are for: by name, else the next ones by position; the rest if forward takes any."""
-    signature = signature_of(model)
-    kinds = {p.kind for p in signature}
-    names = [p.name for p in signature if p.kind not in _VARIADIC]
-    fixed = {spec.name: spec for spec in overrides if spec.name}
-    unknown = [name for name in fixed if name not in names]
-    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
-        known = ", ".join(names) or "none"
-        raise InputError(f"{type(model).__name__}.forward has no argument {unknown[0]!r}; it has: {known}", hint=HINT)
-    extra: list[InputSpec] = []
-    free = (name for name in names if name not in fixed)
-    for spec in (spec for spec in overrides if not spec.name):
-        name = next(free, None)
-        if name is not None:
-            fixed[name] = replace(spec, name=name)
-        elif inspect.Parameter.VAR_POSITIONAL in kinds:
-            extra.append(replace(spec, name=f"input_{len(extra)}"))
-        else:
-            raise InputError(f"{len(overrides)} inputs given; {type(model).__name__}.forward takes {len(names)}", hint=HINT)
-    return fixed, extra
 
 
 def _in_order(choices: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
@@ -148,83 +181,29 @@ def _ranks(lengths: Sequence[int], total: int) -> Iterator[tuple[int, ...]]:
             yield (rank, *rest)
 
 
-@dataclass(frozen=True)
-class _Refusal:
-    """How a try failed, and after how many torch calls."""
-
-    given: Arguments
-    error: Exception
-    calls: int
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-class _Counter(TorchFunctionMode):
-    calls = 0
-
-    @transparent
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls += 1
-        return func(*args, **(kwargs or {}))
-
-
-def _try(model: nn.Module, given: Arguments) -> int | _Refusal:
-    """Run forward; the least number of samples per channel that a batch normalisation saw, or what was raised."""
-    samples: list[int] = []
-    if is_lazy(model):
-        model = copy.deepcopy(model)
-
-    def count(_: nn.Module, args: tuple[Any, ...]) -> None:
-        samples.extend(t.numel() // max(t.shape[1], 1) for t in args[:1] if isinstance(t, torch.Tensor) and t.dim() > 1)
-
-    counter = _Counter()
-    with seeded(), preserved(model, parameters=False), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for module in model.modules():
-            if isinstance(module, _BATCH_NORM):
-                module.register_forward_pre_hook(count)
-        args, kwargs = map_tensors((given.args, dict(given.kwargs)), lambda t: t.clone())
-        try:
-            with counter, torch.no_grad():
-                _call(model, args, kwargs)
-        except RuntimeError as error:
-            if "require" not in str(error):
-                return _Refusal(given, error, counter.calls)
-            # It differentiates in its forward: that needs the graph, which costs memory.
-            return _with_grad(model, given)
-        except Exception as error:  # noqa: BLE001 - any way a model refuses an input; reported if none is accepted
-            return _Refusal(given, error, counter.calls)
-    return min(samples, default=_FEW)
-
-
-def _with_grad(model: nn.Module, given: Arguments) -> int | _Refusal:
-    args, kwargs = map_tensors((given.args, dict(given.kwargs)), lambda t: t.clone())
-    try:
-        with torch.enable_grad():
-            _call(model, args, kwargs)
-    except Exception as error:  # noqa: BLE001 - as in _try
-        return _Refusal(given, error, 0)
-    return _FEW
-
-
-@transparent
-def _call(model: nn.Module, args: Any, kwargs: Any) -> Any:
-    return model(*args, **kwargs)
-
-
-def _none_accepted(model: nn.Module, failures: list[_Refusal]) -> InputError:
+def _none_accepted(model: nn.Module, failures: list[Refusal]) -> InputError:
     name = type(model).__name__
     arguments = ", ".join(p.name for p in signature_of(model))
     if not failures:
         return InputError(f"no idea what {name}.forward({arguments}) takes", hint=HINT)
+    failures = [refusal for refusal in failures if not misspelt(refusal.values)] or failures
     # The try that got furthest fails for the most telling reason.
     best = max(failures, key=lambda refusal: refusal.calls)
     place = user_line(best.error.__traceback__)
     where = "" if place is None else f"{place.path}:{place.line}"
-    reason = f"{type(best.error).__name__}: {str(best.error).strip().partition(chr(10))[0]}"
     if len({(type(refusal.error), str(refusal.error)) for refusal in failures}) == 1:
-        return InputError(f"forward of {name} raised {reason}, whatever the input", where=where, hint=HINT)
-    shown = list(dict.fromkeys(str(refusal.given) for refusal in failures))
+        return InputError(f"forward of {name} raised {_reason(best.error)}, whatever the input", where=where, hint=HINT)
+    shown = list(dict.fromkeys(_shown(refusal.values) for refusal in failures))
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     tried = " | ".join(shown[:_SHOWN])
     message = f"no inputs found that {name}.forward({arguments}) accepts; tried {tried}{more}"
-    message += f"; {best.given} got furthest and raised {reason}"
+    message += f"; {_shown(best.values)} got furthest and raised {_reason(best.error)}"
     return InputError(message, where=where, hint=HINT)
+
+
+def _shown(values: Values) -> str:
+    return "; ".join(str(leaf.spec(".".join(map(str, key)))) for key, leaf in leaves(values))

@@ -62,6 +62,7 @@ class Nodes:
 
     def input(self, name: str, tensor: torch.Tensor) -> fx.Node:
         """Add a placeholder for a tensor of the model's inputs."""
+        name = name.replace(".", "_")
         node = self.graph.create_node("placeholder", name, (), {}, name=name)
         self._annotate(node, tensor)
         if tensor.is_floating_point() or tensor.is_complex():

@@ -23,6 +23,7 @@ __all__ = [
     "DispatchMode",
     "StorageWeakRef",
     "applying",
+    "global_hooks",
     "hold",
     "is_functorch_wrapped",
     "operator_name",
@@ -62,6 +63,22 @@ def hold(tensor: torch.Tensor) -> StorageWeakRef:
 def is_functorch_wrapped(tensor: torch.Tensor) -> bool:
     """The tensor is seen from inside ``torch.func`` (``vmap``, ``grad``), where identities mean nothing."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def global_hooks() -> tuple[dict[int, Any], ...]:
+    """The tables of hooks that torch calls for every module."""
+    module = torch.nn.modules.module
+    return (
+        module._global_buffer_registration_hooks,
+        module._global_module_registration_hooks,
+        module._global_parameter_registration_hooks,
+        module._global_forward_pre_hooks,
+        module._global_forward_hooks,
+        module._global_forward_hooks_always_called,
+        module._global_forward_hooks_with_kwargs,
+        module._global_backward_pre_hooks,
+        module._global_backward_hooks,
+    )
 
 
 @cache

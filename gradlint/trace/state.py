@@ -1,14 +1,17 @@
-"""Leave no trace of tracing: random number generators, the model's state and torch's globals as they were."""
+"""Leave no trace of tracing: random number generators and the model's state as they were."""
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
+from collections import deque
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from gradlint.trace.private import unoptimised, unscripted
@@ -16,20 +19,17 @@ from gradlint.trace.private import unoptimised, unscripted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import nn
-
 __all__ = ["SEED", "drawn_outside", "eager", "is_lazy", "preserved", "seeded", "uncompiled"]
 
 SEED = 0
 _CHEAP = 50_000_000
-_DICTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+_CONTAINERS = (dict, list, set, deque)
 
 
 @contextmanager
 def seeded(seed: int = SEED) -> Iterator[None]:
-    """Seed the generators of torch, NumPy and Python; restore all three at the end, and the default dtype and device."""
-    python, numpy, dtype = random.getstate(), np.random.get_state(), torch.get_default_dtype()
-    device = torch.get_default_device()
+    """Seed the generators of torch, NumPy and Python; restore all three at the end."""
+    python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         # A CPU generator only: torch.manual_seed would also seed, and so initialise, accelerators.
         torch.default_generator.manual_seed(seed)
@@ -40,9 +40,6 @@ def seeded(seed: int = SEED) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-            torch.set_default_dtype(dtype)
-            if torch.get_default_device() != device:
-                torch.set_default_device(None if device.type == "cpu" else device)
 
 
 @contextmanager
@@ -68,7 +65,7 @@ def is_lazy(model: nn.Module) -> bool:
 def preserved(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
     """Restore ``model`` at the end: training flags, buffers, parameters and their gradients, attributes, hooks.
 
-    Attributes are restored shallowly: a list that forward appends to keeps what was appended.
+    Of the attributes that are lists, dicts, sets or tensors the contents are restored, too, but not what is inside those.
 
     Args:
         parameters: also restore the values of parameters that were written in place.
@@ -78,37 +75,55 @@ def preserved(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
         return
     flags = [(module, module.training) for module in model.modules()]
     modules = [module for module, _ in flags if not isinstance(module, torch.jit.ScriptModule)]
-    before = [
-        (module, dict(vars(module)), {name: dict(vars(module)[name]) for name in _DICTS if name in vars(module)})
-        for module in modules
-    ]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    attributes = [(module, dict(vars(module))) for module in modules]
+    containers = [_Contents(value) for _, table in attributes for value in table.values() if isinstance(value, _CONTAINERS)]
+    states = [value for _, table in attributes for value in table.values() if isinstance(value, torch.Tensor)]
     weights = list(model.parameters())
     held = [(p, p.data, p.grad, p.requires_grad) for p in weights]
+    tensors = [_Written(t) for t in (*model.buffers(), *states, *(p.grad for p in weights if p.grad is not None))]
     # Forward seldom writes parameters (weight clipping): their values are kept only for models where that is cheap.
-    cheap = parameters and sum(p.numel() for p in weights) <= _CHEAP
-    values = [p.detach().clone() if cheap else None for p in weights]
+    if parameters and sum(p.numel() for p in weights) <= _CHEAP:
+        tensors += [_Written(p) for p in weights]
     try:
         yield
     finally:
-        for module, attributes, tables in before:
+        for module, table in attributes:
             vars(module).clear()
-            vars(module).update(attributes)
-            for name, table in tables.items():
-                vars(module)[name].clear()
-                vars(module)[name].update(table)
+            vars(module).update(table)
+        for contents in containers:
+            contents.restore()
         for module, training in flags:
             module.training = training
+        for parameter, data, grad, requires_grad in held:
+            parameter.data = data
+            parameter.grad = grad
+            parameter.requires_grad_(requires_grad)
         with torch.no_grad():
-            for (parameter, data, grad, requires_grad), value in zip(held, values, strict=True):
-                parameter.data = data
-                parameter.grad = grad
-                parameter.requires_grad_(requires_grad)
-                # The version counter would not tell: writes to `.data` are not counted.
-                if value is not None and not torch.equal(parameter, value):
-                    parameter.copy_(value)
-            for buffer, kept in buffers:
-                buffer.copy_(kept)
+            for tensor in tensors:
+                tensor.restore()
+
+
+class _Written:
+    """A tensor and its values, which are put back if they were written."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor, self._values = tensor, tensor.detach().clone()
+
+    def restore(self) -> None:
+        # The version counter would not tell: neither writes to `.data` nor statistics of batch normalisation are counted.
+        if not torch.equal(self._tensor, self._values):
+            self._tensor.detach().copy_(self._values)
+
+
+class _Contents:
+    """A container and what was in it."""
+
+    def __init__(self, container: Any) -> None:
+        self._container, self._items = container, copy.copy(container)
+
+    def restore(self) -> None:
+        self._container.clear()
+        getattr(self._container, "extend" if isinstance(self._container, list | deque) else "update")(self._items)
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -35,6 +37,8 @@ def _collect(value: Any, depth: int, found: list[torch.Tensor]) -> None:
             _collect(item, depth - 1, found)
     elif isinstance(value, slice):
         _collect((value.start, value.stop, value.step), depth - 1, found)
+    elif isinstance(value, SimpleNamespace):
+        _collect(vars(value), depth - 1, found)
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             _collect(getattr(value, field.name, None), depth - 1, found)
@@ -46,13 +50,21 @@ def first_floating(value: Any) -> torch.Tensor | None:
 
 
 def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """``value`` with each tensor in its lists, tuples and dicts replaced; other objects are kept as they are."""
+    """``value`` with each tensor in its containers and dataclasses replaced; other objects are kept as they are."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_tensors(v, function) for v in value))
     if type(value) in (list, tuple):
         return type(value)(map_tensors(v, function) for v in value)
-    if type(value) is dict:
-        return {key: map_tensors(v, function) for key, v in value.items()}
+    if isinstance(value, dict):
+        copied = copy.copy(value)
+        for key, item in value.items():
+            copied[key] = map_tensors(item, function)
+        return copied
+    if isinstance(value, SimpleNamespace) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        changed = copy.copy(value)
+        for name, item in vars(value).items():
+            object.__setattr__(changed, name, map_tensors(item, function))
+        return changed
     return value

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlint.errors import BuildError, InputError, TargetError, TraceError
+from gradlint.trace.ambient import ambient_kept
 from gradlint.trace.arguments import Arguments
 from gradlint.trace.graph import InputSpec
 from gradlint.trace.state import seeded, uncompiled
@@ -117,7 +118,7 @@ def measure(
     """
     redrawn = not isinstance(model, nn.Module)
     build = partial(duplicate, model) if isinstance(model, nn.Module) else model
-    with redirect_stdout(sys.stderr), seeded(), torch.enable_grad(), uncompiled():
+    with ambient_kept(), redirect_stdout(sys.stderr), seeded(), torch.enable_grad(), uncompiled():
         inputs = bounded(lambda: _fresh(build, torch.float32), inputs)
         # Some models read their input with numpy, which a tensor that takes a gradient does not allow.
         ways = [(dtype, grads) for dtype in precisions for grads in ((True, False) if entries else (False,))]

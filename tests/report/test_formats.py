@@ -71,6 +71,7 @@ TARGET = TargetReport(
     gain_typical_log2=0.0,
     gain_interval_log2=(-1.5, 1.5),
     assumptions=("seq_len = 16 (model.py:12)",),
+    inputs_origin="guessed",
 )
 CLEAN = Report((TARGET,), version="0")
 BESIDE = Comparison(
