@@ -29,6 +29,10 @@ _BOOLEAN = re.compile(
     r"boolean mask|bool tensor|expected condition to be a boolean|BoolTensor"
     r"|not implemented for 'Float'"
 )
+_NEEDS_RANK = re.compile(
+    r"xpected \dD \(unbatched\) or (\d)D|xpected (?:input to be )?(?:a )?(\d)-?[Dd]"
+    r"|must be a? ?(\d)-?[Dd]|(\d)D tensors? expected"
+)
 _ONE_VALUE = re.compile(
     r"only one element tensors|cannot be converted to (a )?(Python )?[Ss]calar|ambiguous|cannot be interpreted as an integer"
 )
@@ -133,8 +137,8 @@ def _dimensions(call: Called, text: str) -> Iterator[Demand]:
     if found := re.search(r"Dimension out of range .*but got (-?\d+)", text):
         dim = int(found[1])
         yield from (Rank(o, dim + 1 if dim >= 0 else -dim) for o in call.operands[:1])
-    if found := re.search(r"[Ee]xpected (\d)-?D|[Ee]xpected (\d)D \(unbatched\) or (\d)D", text):
-        rank = int(found[3] or found[1] or found[2])
+    if found := _NEEDS_RANK.search(text):
+        rank = int(next(digit for digit in found.groups() if digit))
         yield from (Rank(o, rank) for o in call.operands if len(o.shape) != rank)
     if found := re.search(r"supposed to be a vector|1D tensor|must be 1-?D|should be a 1D", text):
         yield from (Rank(o, 1) for o in call.operands if len(o.shape) != 1 and not o.dtype.is_floating_point)

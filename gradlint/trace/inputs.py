@@ -27,7 +27,7 @@ from gradlint.trace.source import user_line
 
 __all__ = ["guessed", "resolve"]
 
-_SECONDS = 60.0
+_SECONDS = 40.0
 _SEEDS = 80
 _SHOWN = 6
 _MORE = 3  # rounds, each with more arguments

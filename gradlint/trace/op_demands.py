@@ -13,6 +13,7 @@ from gradlint.trace.probe import Called, Operand
 
 __all__ = ["by_rule", "operands_in"]
 
+_ADDING = ("addmm", "baddbmm", "addbmm")
 _SIDE = 32  # of an image that nothing else says the size of
 
 
@@ -112,9 +113,10 @@ def _cat(call: Called) -> Iterator[Demand]:
 
 
 def _product(call: Called) -> Iterator[Demand]:
-    a, b = call.args[:2] if call.name != "__rmatmul__" else call.args[1::-1]
+    a, b = call.args[1:3] if call.name in _ADDING else call.args[:2] if call.name != "__rmatmul__" else call.args[1::-1]
+    strict = call.name in ("mm", "bmm", "spmm", *_ADDING)
     for operand in (a, b):
-        if call.name in ("mm", "bmm", "spmm") and len(operand.shape) != (rank := 3 if call.name == "bmm" else 2):
+        if strict and len(operand.shape) != (rank := 3 if "bmm" in call.name else 2):
             yield Rank(operand, rank)
             return
     if not a.shape or not b.shape:
@@ -186,6 +188,12 @@ def _expanded(call: Called) -> Iterator[Demand]:
         if call.name == "expand" and sizes[k] not in (-1, x.shape[k]) and x.shape[k] != 1:
             yield Size(x, k, 1)
             yield Size(x, k, sizes[k])
+
+
+def _interpolated(call: Called) -> Iterator[Demand]:
+    size = call.args[1] if len(call.args) > 1 else call.kwargs.get("size")
+    if isinstance(size, tuple | list):
+        yield Rank(call.args[0], len(size) + 2)
 
 
 def _permuted(call: Called) -> Iterator[Demand]:
@@ -276,9 +284,10 @@ _RULES: dict[str, Callable[[Called], Iterator[Demand]]] = {
     "multi_head_attention_forward": _attention,
     "_pack_padded_sequence": _packed,
     "permute": _permuted,
+    "interpolate": _interpolated,
     "expand": _expanded,
     "repeat": _expanded,
     "__getitem__": _indexed,
     "one_hot": _one_hot,
-    **dict.fromkeys(("matmul", "mm", "bmm", "spmm", "__matmul__", "__rmatmul__"), _product),
+    **dict.fromkeys(("matmul", "mm", "bmm", "spmm", "__matmul__", "__rmatmul__", *_ADDING), _product),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import traceback
 import warnings
 import weakref
 from dataclasses import dataclass
@@ -222,7 +223,9 @@ class Prober:
             except _Stop:
                 return Outcome(watch.calls, None, watch.last())
             except Exception as error:  # noqa: BLE001 - any way a model refuses an input; reported if none is accepted
-                return Outcome(watch.calls, error, watch.last(), watch.raising, compared(error))
+                outcome = Outcome(watch.calls, error, watch.last(), watch.raising, compared(error))
+                traceback.clear_frames(error.__traceback__)  # they hold the activations of every try
+                return outcome
             first = first_floating(result)
             defined = first is None or not bool(first.detach().isnan().any())
         return Outcome(watch.calls, None, None, samples=min(watch.samples, default=ENOUGH), defined=defined)

@@ -151,6 +151,18 @@ class Differentiates(Takes, fc=lambda: nn.Linear(2, 1)):
         return torch.autograd.grad(u.sum(), x, create_graph=True)[0]
 
 
+class Generates(Takes, fc=lambda: nn.Linear(5, 28)):
+    def forward(self, task, x):
+        weights = self.fc(task)
+        return torch.baddbmm(weights[:, 21:].unsqueeze(1), x, weights[:, :21].view(-1, 3, 7))
+
+
+class Detects(Takes, conv=lambda: nn.Conv2d(3, 4, 3)):
+    def forward(self, samples):
+        x = self.conv(samples.tensors)
+        return x * F.interpolate(samples.mask[None].float(), size=x.shape[-2:])[0][:, None]
+
+
 class Graph(Takes, fc=lambda: nn.Linear(5, 4)):
     def forward(self, data):
         row, col = data.edge_index
@@ -175,7 +187,7 @@ CASES = {
     Optional: {"x": (2, 5), "side": (2, 3)},
     Differentiates: {"x": (2, 1), "y": (2, 1)},
 }
-ACCEPTED = (Permutes, Indexes, Gathers, OneHot, Attends, Contracts, Repeats, Graph)
+ACCEPTED = (Permutes, Indexes, Gathers, OneHot, Attends, Contracts, Repeats, Graph, Generates, Detects)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
