@@ -21,6 +21,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -144,10 +145,18 @@ def scaled(depth: int) -> tuple[Timed, int]:
     torch.set_num_threads(1)
     imported()
     timed(lambda: tower(2), [parse_input("2,3,8,8")])
-    small = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    small = peak()
     found = timed(lambda: tower(depth), [parse_input("2,3,8,8")])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return found, unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - small)
+    return found, peak() - small
+
+
+def peak() -> int:
+    """The most bytes that this process has had in memory. What getrusage says on Linux is inherited from the parent."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def scaling(depths: Sequence[int]) -> Iterator[tuple[str, ...]]:

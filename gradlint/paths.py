@@ -122,7 +122,8 @@ def find_paths(analysis: Analysis) -> Paths:
     if len(entries) == 1:  # the input itself is the end of the spine
         spine.remove(_ENTRY)
     reused = {name for loop in loops for name in loop.nodes}
-    segments = tuple(_segment(graph, nodes, bits, start, end, reused) for start, end in pairwise(spine))
+    place = {name: i for i, name in enumerate(graph)}
+    segments = tuple(_segment(graph, place, nodes, bits, start, end, reused) for start, end in pairwise(spine))
     segments = _to_first_layer(segments)
     if not segments:
         return Paths(None, (), gains, loops)
@@ -169,17 +170,17 @@ def _spine(graph: nx.DiGraph[str], source: str) -> list[str]:
 
 def _segment(
     graph: nx.DiGraph[str],
+    place: Mapping[str, int],
     nodes: Mapping[str, fx.Node],
     bits: Mapping[str, float],
     start: str,
     end: str,
-    reused: Iterable[str],
+    reused: set[str],
 ) -> Segment:
     """One stretch of the spine: the ops between, and what they are called."""
-    inner = _between(graph, start, end)
-    ops = [n for n in inner if n in nodes]
+    ops = [n for n in sorted(_between(graph, start, end), key=place.__getitem__) if n in nodes]
     log2 = (bits[end] - bits[start]) / 2
-    if set(ops) & set(reused) or any(nodes[n].op == "call_module" for n in ops):
+    if reused.intersection(ops) or any(nodes[n].op == "call_module" for n in ops):
         cause = "recurrence"
     elif len(ops) > 1:
         cause = "residual"
@@ -190,7 +191,7 @@ def _segment(
     return Segment(start, end, cause, log2, tuple(ops), module, weight)
 
 
-def _between(graph: nx.DiGraph[str], start: str, end: str) -> list[str]:
+def _between(graph: nx.DiGraph[str], start: str, end: str) -> set[str]:
     """Nodes on paths from start (included) to end (excluded)."""
     seen, stack = {start}, [start]
     while stack:
@@ -198,7 +199,7 @@ def _between(graph: nx.DiGraph[str], start: str, end: str) -> list[str]:
             if n != end and n not in seen:
                 seen.add(n)
                 stack.append(n)
-    return [n for n in graph if n in seen]
+    return seen
 
 
 def _cause(node: fx.Node) -> str:

@@ -42,12 +42,12 @@ class Draws:
         else:
             total = (ceiling - 1) / variance - 1  # a + b of the beta variable
             drawn, mean, spread = self._gamma(1 / variance) if ceiling > _UNBOUNDED else self._beta(total / ceiling, total)
-        drawn = drawn - drawn.mean()
-        centred = log - log.mean()
+        drawn = drawn - drawn.sum() / drawn.size
+        centred = log - log.sum() / log.size
         square = float(centred @ centred)
         if square > 0.0:
             drawn -= centred * (float(drawn @ centred) / square)
-        drawn *= math.sqrt(spread / float(np.mean(drawn**2)))
+        drawn *= math.sqrt(spread / (float(drawn @ drawn) / drawn.size))
         return np.asarray(log + drawn + mean)
 
     def _gamma(self, shape: float) -> tuple[Array, float, float]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +25,16 @@ Patterns = npt.NDArray[np.bool_]
 
 def average(x: Moments, table: Array) -> float:
     """The mean of a pair table over all pairs of entries."""
-    for atom in reversed(range(table.ndim)):
-        n = x.sizes()[atom]
-        table = (take(table, atom, 1) + (n - 1) * take(table, atom, 0)) / n
-    return float(table)
+    return float(table.ravel() @ _shares(tuple(x.sizes())))
+
+
+@lru_cache(4096)
+def _shares(sizes: tuple[int, ...]) -> Array:
+    """Of all pairs of entries, those that share exactly the atoms with index 1; flat."""
+    shares = np.ones(1)
+    for n in sizes:
+        shares = np.multiply.outer(shares, [(n - 1) / n, 1 / n]).ravel()
+    return shares
 
 
 def features(x: Moments, axis: int) -> set[int]:
@@ -39,16 +46,22 @@ def features(x: Moments, axis: int) -> set[int]:
 
 def apart(x: Moments, axis: int) -> Patterns:
     """Which patterns of shared atoms belong to one feature of two different rows."""
-    own = features(x, axis)
-    shared = np.indices((2,) * x.v.ndim).astype(bool)
-    same = np.ones((2,) * x.v.ndim, dtype=bool)
+    return _apart(x.v.ndim, tuple(sorted(features(x, axis))))
+
+
+@cache
+def _apart(atoms: int, own: tuple[int, ...]) -> Patterns:
+    shared = np.indices((2,) * atoms).astype(bool)
+    same = np.ones((2,) * atoms, dtype=bool)
     rows = same.copy()
-    for atom in range(x.v.ndim):
+    for atom in range(atoms):
         if atom in own:
             same &= shared[atom]
         else:
             rows &= shared[atom]
-    return np.asarray(same & ~rows)
+    found = np.asarray(same & ~rows)
+    found.flags.writeable = False
+    return found
 
 
 @dataclass(frozen=True)

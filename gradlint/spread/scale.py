@@ -76,10 +76,12 @@ class Scale:
     @cached_property
     def spread(self) -> Spread:
         """Median (from mean and skewness, Cornish & Fisher 1938: less noisy than the middle draw) and standard deviation."""
-        mean, std = float(self.log.mean()), float(self.log.std())
+        mean = float(self.log.sum()) / self.log.size
+        centred = self.log - mean
+        std = math.sqrt(float(centred @ centred) / self.log.size)
         if std <= 0.0:
             return Spread(mean * _BITS, 0.0)
-        skewness = float(np.mean(((self.log - mean) / std) ** 3))
+        skewness = float((centred * centred) @ centred) / self.log.size / std**3
         return Spread((mean - std * skewness / 6) * _BITS, std * _BITS)
 
 
