@@ -23,6 +23,7 @@ from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.moments import Moments
 from gradlint.paths import Loop, Paths, Segment, find_paths
+from gradlint.run import Crash, Run, Stale, Unused
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Claim",
     "Confidence",
     "Context",
+    "Crash",
     "Factor",
     "Finding",
     "Limit",
@@ -40,8 +42,11 @@ __all__ = [
     "Paths",
     "Place",
     "Rule",
+    "Run",
     "Segment",
     "Severity",
+    "Stale",
+    "Unused",
     "bits",
     "collapse",
     "times",
@@ -252,15 +257,25 @@ class Context:
 
 
 class Rule(ABC):
-    """One check. Subclass it in a module named after its code; nothing to register."""
+    """One check. Subclass it in a module named after its code; nothing to register.
+
+    ``preview``: it reports only where ``--preview`` asks for it. ``formerly``: codes and names it had, which still mean it.
+    """
 
     code: ClassVar[str]
     name: ClassVar[str]
     severity: ClassVar[Severity]
+    preview: ClassVar[bool] = False
+    formerly: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with the model."""
+
+    def review(self, run: Run) -> Iterable[Finding]:
+        """Yield what is wrong with the run as a whole, after every model was checked."""
+        del run
+        return ()
 
     def finding(
         self,

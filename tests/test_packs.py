@@ -54,14 +54,14 @@ def rule(code="AC101", name="odd-thing", cls="OddThing"):
 def test_the_built_in_pack_is_loaded_once_though_it_has_an_entry_point(monkeypatch):
     entry = EntryPoint("builtin", packs.BUILT_IN, packs.GROUP)
     monkeypatch.setattr(packs, "entry_points", lambda group: EntryPoints([entry]))
-    codes = [rule.code for rule in packs.load_rules()]
+    codes = [rule.code for rule in packs.load_rules().rules]
     assert "GL101" in codes
     assert codes == sorted(set(codes))
 
 
 def test_an_installed_pack_comes_after_the_built_in_one(pack):
     pack(ac101_odd_thing=rule(), _shared="x = 1")
-    assert packs.load_rules()[-1].code == "AC101"
+    assert packs.load_rules().rules[-1].code == "AC101"
 
 
 def test_an_imported_rule_does_not_count(pack):
@@ -69,7 +69,7 @@ def test_an_imported_rule_does_not_count(pack):
         ac101_odd_thing=rule(),
         ac102_even_thing="from acme_gradlint_rules.ac101_odd_thing import OddThing\n" + rule("AC102", "even-thing", "Even"),
     )
-    assert [found.code for found in packs.load_rules()[-2:]] == ["AC101", "AC102"]
+    assert [found.code for found in packs.load_rules().rules[-2:]] == ["AC101", "AC102"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,10 @@ def test_an_imported_rule_does_not_count(pack):
         ({"ac101x": rule()}, "its name must start with ac101"),
         ({"ac101_x": rule().replace('code = "AC101"', "")}, "ac101_x.OddThing is incomplete"),
         ({"ac101_x": rule(), "ac101_y": rule(name="other")}, "AC101 is defined by acme_gradlint_rules.ac101_x and"),
-        ({"ac101_x": rule(), "ac102_y": rule("AC102")}, "the name odd-thing is used by"),
+        (
+            {"ac101_x": rule(), "ac102_y": rule("AC102")},
+            "odd-thing is defined by acme_gradlint_rules.ac101_x and acme_gradlint_rules.ac102_y",
+        ),
         ({"gl101_x": rule("GL101")}, "GL101 is defined by gradlint_rules.gl101_exploding_path and acme_gradlint_rules.gl101_x"),
     ],
 )

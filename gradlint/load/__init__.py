@@ -14,27 +14,31 @@ from gradlint.load.loaded import Loaded
 from gradlint.load.script import capture
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 __all__ = ["LOADERS", "Loaded", "capture", "load"]
 
-LOADERS: tuple[Callable[[str], list[Loaded] | None], ...] = (
+LOADERS: tuple[Callable[[str, Mapping[str, Any]], list[Loaded] | None], ...] = (
     pyfile.load,
     importpath.load,
 )
 
 
-def load(target: str) -> list[Loaded]:
+def load(target: str, arguments: Mapping[str, Any] | None = None) -> list[Loaded]:
     """The models of a target: ``model.py``, ``model.py:name``, ``package.module`` or ``package.module:name``.
 
     Without a name, these are: module-level instances; the classes that need no argument and are not parts of others in the
     file; the functions ``build*``, ``make*``, ``create*``, ``get_model*``, ``model`` that need no argument.
 
+    Args:
+        arguments: what the named class or function is called with.
+
     Raises:
         LoadError: there is no such file, module or name; importing it fails; or there is no model in it.
     """
     for loader in LOADERS:
-        found = loader(target)
+        found = loader(target, arguments or {})
         if found is not None:
             return found
     raise LoadError(

@@ -6,7 +6,8 @@ import ast
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -51,11 +52,11 @@ def models_in(module: ModuleType, target: str, file: str, folder: str) -> list[L
     return [_loaded(name, found[name], target, file, folder) for name in sorted(found, key=order.index)]
 
 
-def pick(module: ModuleType, name: str, target: str, file: str, folder: str) -> Loaded:
-    """The model of that (possibly dotted) name.
+def pick(module: ModuleType, name: str, target: str, file: str, folder: str, arguments: Mapping[str, Any]) -> Loaded:
+    """The model of that (possibly dotted) name, a class or function called with ``arguments``.
 
     Raises:
-        LoadError: no such name, it is no model, or it needs arguments.
+        LoadError: no such name, it is no model, it needs other arguments, or takes none.
     """
     value: Any = module
     for part in name.split("."):
@@ -70,10 +71,30 @@ def pick(module: ModuleType, name: str, target: str, file: str, folder: str) -> 
     is_module = isinstance(value, nn.Module)
     if not is_module and not callable(value):
         raise LoadError(f"{name!r} in {file} is neither a model nor a factory, but of type {type(value).__name__}", target=target)
+    if is_module and arguments:
+        raise LoadError(f"{name} in {file} is a model already: it takes no arguments", target=target)
+    if arguments:
+        _check(value, name, arguments, target)
+        value = partial(value, **arguments)
     if not is_module and (missing := _missing(value)):
         hint = f"write a function without arguments that returns {name}({', '.join(f'{m}=...' for m in missing)})"
         raise LoadError(f"{name} needs arguments: {', '.join(missing)}", target=target, hint=hint)
     return _loaded(name, value, target, file, folder)
+
+
+def _check(function: _Runner, name: str, arguments: Mapping[str, Any], target: str) -> None:
+    """The configured arguments are ones that it has."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # as below
+        return
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in arguments:
+        if key not in parameters:
+            close = difflib.get_close_matches(key, list(parameters), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it takes: {', '.join(parameters) or 'none'}"
+            raise LoadError(f"{name} takes no argument {key!r}", target=target, hint=hint)
 
 
 def _instances(names: dict[str, Any]) -> dict[str, nn.Module]:
@@ -171,6 +192,7 @@ def _builder(name: str, function: _Runner, target: str, file: str, folder: str) 
 
 
 def _place(value: Any) -> Location | None:
+    value = value.func if isinstance(value, partial) else value
     try:
         path = inspect.getsourcefile(value)
         line = inspect.getsourcelines(value)[1]

@@ -12,12 +12,15 @@ from gradlint.load.discover import models_in, pick
 from gradlint.load.execute import importing, running
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from gradlint.load.loaded import Loaded
 
 __all__ = ["load"]
 
 
-def load(target: str) -> list[Loaded] | None:
+def load(target: str, arguments: Mapping[str, Any]) -> list[Loaded] | None:
     """The models of an importable module; None if the target is no dotted name.
 
     Raises:
@@ -40,5 +43,7 @@ def load(target: str) -> list[Loaded] | None:
         module = importlib.import_module(dotted)
     file = getattr(module, "__file__", None) or dotted
     if name:
-        return [pick(module, name, target, file, folder)]
+        return [pick(module, name, target, file, folder, arguments)]
+    if arguments:
+        raise LoadError("arguments are given, but nothing that takes them", target=target, hint=f"name it: {target}:build")
     return models_in(module, target, file, folder)

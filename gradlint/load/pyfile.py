@@ -15,7 +15,9 @@ from gradlint.load.discover import models_in, pick
 from gradlint.load.execute import importing, running
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import ModuleType
+    from typing import Any
 
     from gradlint.load.loaded import Loaded
 
@@ -24,7 +26,7 @@ __all__ = ["load", "split"]
 _PICKLED = frozenset({".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib", ".npy", ".npz"})
 
 
-def load(target: str) -> list[Loaded] | None:
+def load(target: str, arguments: Mapping[str, Any]) -> list[Loaded] | None:
     """The models of a Python file; None if the target is no path.
 
     Raises:
@@ -50,7 +52,9 @@ def load(target: str) -> list[Loaded] | None:
     file, folder = str(path), str(path.resolve().parent)
     module = _import(path, target)
     if name:
-        return [pick(module, name, target, file, folder)]
+        return [pick(module, name, target, file, folder, arguments)]
+    if arguments:
+        raise LoadError("arguments are given, but nothing that takes them", target=target, hint=f"name it: {target}:build")
     return models_in(module, target, file, folder)
 
 

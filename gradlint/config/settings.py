@@ -1,0 +1,324 @@
+"""What a run was asked to do. Every field is one key of the configuration; its kind alone says what it takes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from gradlint.config.values import (
+    ARGUMENTS,
+    CODES,
+    FAIL_ON,
+    FLAG,
+    FORMATS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SPECIFIER,
+    STRING,
+    STRINGS,
+    Kind,
+    choice,
+    matches,
+    path,
+    paths,
+    suggest,
+    table_of,
+    weight,
+)
+from gradlint.errors import UsageError
+from gradlint.findings import Finding, Severity
+
+__all__ = ["KINDS", "Settings", "Target", "Training", "keys", "read_table", "schema"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How models will be trained, as far as it is given rather than read from a script.
+
+    Args:
+        optimizer: the optimiser's kind, in lower case; empty means it is not known.
+        lr: the learning rate.
+        weight_decay: its coefficient.
+        clip: the largest norm that clipping lets a gradient have.
+        precision: in which forward and backward run.
+        loss_scale: what the loss is multiplied with in half precision.
+    """
+
+    optimizer: str = ""
+    lr: float | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
+    precision: str = "fp32"
+    loss_scale: float | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model that the configuration names.
+
+    Args:
+        name: what reports and baselines call it; also a target on the command line.
+        model: what a target on the command line would be: ``src/model.py:build``, ``package.module:Net``.
+        args: what the factory or class is called with.
+        own: settings of this model alone, by field; ``ignore`` adds to the ignored, everything else replaces.
+    """
+
+    name: str
+    model: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run was asked to do.
+
+    Args:
+        select: codes, prefixes of codes, names, or ``ALL``: only these rules report. Empty means all.
+        ignore: codes, prefixes of codes or names that do not report.
+        extend_select: these rules report as well, whatever select says.
+        preview: rules that are not stable yet report, too.
+        fail_on: findings of this severity or worse fail the run; None when findings never do.
+        input: specs of every model's inputs (``x:float32:2,3,32,32``); empty means they are found or guessed.
+        inputs: the same for single models, by their name (``Net``), file and name (``model.py:Net``) or a pattern of these.
+        output_format: names in ``gradlint.report.FORMATS``; empty means ``full`` on stdout.
+        output_file: where the reports go, in the order of the formats; empty is stdout.
+        verify: put real forward and backward passes beside the prediction.
+        baseline: the file of accepted findings; None takes ``gradlint-baseline.json`` beside the configuration if it is there.
+        max_gain: the largest gain of the gradient's norm from a model's output to its input that is within the budget.
+        min_gain: the smallest.
+        fp16_headroom_bits: bits that must lie between the largest predicted number and the largest that half precision holds.
+        train: how the models will be trained.
+        per_file_ignores: pattern of a file to what is ignored in it.
+        per_target_ignores: pattern of a target to what is ignored of it.
+        per_module_ignores: pattern of a module or parameter (``encoder.layers.*``) to what is ignored there.
+        packs: folders of rule packs that are not installed.
+        required_version: versions of gradlint that may read the file, as a specifier (``>=0.3``).
+        target: the models that ``gradlint`` without arguments checks.
+        source: the file these came from, if any.
+    """
+
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    fail_on: Severity | None = Severity.WARNING
+    input: tuple[str, ...] = ()
+    output_format: tuple[str, ...] = ()
+    output_file: tuple[Path, ...] = ()
+    verify: bool = False
+    inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    extend_select: tuple[str, ...] = ()
+    preview: bool = False
+    baseline: Path | None = None
+    max_gain: float | None = None
+    min_gain: float | None = None
+    fp16_headroom_bits: float | None = None
+    train: Training = field(default_factory=Training)
+    per_file_ignores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    per_target_ignores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    per_module_ignores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    packs: tuple[Path, ...] = ()
+    required_version: str = ""
+    target: tuple[Target, ...] = ()
+    source: Path | None = field(default=None, compare=False)
+
+    @property
+    def root(self) -> Path:
+        """The folder that the configuration is about."""
+        return Path.cwd() if self.source is None else self.source.parent
+
+    def wants(self, code: str, name: str) -> bool:
+        """Whether a rule may report: the more specific selector decides, and ``ignore`` wins a tie.
+
+        >>> Settings(select=("GL1",), ignore=("GL102",)).wants("GL101", "exploding-path")
+        True
+        >>> Settings(select=("vanishing-path",), ignore=("GL1",)).wants("GL102", "vanishing-path")
+        True
+        """
+        selected = (*(self.select or ("ALL",)), *self.extend_select)
+        chosen = max((weight(s, code, name) for s in selected), default=0)
+        ignored = max((weight(s, code, name) for s in self.ignore), default=0)
+        return chosen > ignored
+
+    def drops(self, finding: Finding) -> bool:
+        """Whether the configuration ignores a finding where it was made: in its file, of its target, at its modules.
+
+        A finding of several modules is dropped when all of them are meant.
+        """
+        here: list[str] = []
+        if finding.location is not None:
+            place = Path(finding.location.path).absolute()
+            here += [c for pattern, codes in self.per_file_ignores.items() if matches(pattern, place, self.root) for c in codes]
+        here += [c for pattern, codes in self.per_target_ignores.items() if _means(pattern, finding.target) for c in codes]
+        modules = finding.instances or ((finding.module,) if finding.module else ())
+        for pattern, codes in self.per_module_ignores.items():
+            of_module = bool(finding.module) and fnmatchcase(finding.module, pattern)
+            if of_module or (modules and all(fnmatchcase(module, pattern) for module in modules)):
+                here += codes
+        return any(weight(selector, finding.code, finding.name) for selector in here)
+
+    def inputs_of(self, target: str) -> tuple[str, ...]:
+        """The specs for a model: its own, else those for every model.
+
+        >>> Settings(input=("2,3",), inputs={"*Critic": ("state:2,24", "action:2,4")}).inputs_of("models/td3.py:TwinCritic")
+        ('state:2,24', 'action:2,4')
+        >>> Settings(input=("2,3",), inputs={"net.py:Net": ("2,5",)}).inputs_of("models/other.py:Net")
+        ('2,3',)
+        """
+        return next((specs for pattern, specs in self.inputs.items() if _means(pattern, target)), self.input)
+
+    def configured(self, text: str) -> Target | None:
+        """The target of that name, or of that model."""
+        return next((target for target in self.target if text in (target.name, target.model)), None)
+
+    def of(self, target: Target | None) -> Settings:
+        """These settings with those of one target."""
+        if target is None:
+            return self
+        own = dict(target.own)
+        return replace(self, **{**own, "ignore": (*self.ignore, *own.get("ignore", ()))})
+
+    def updated(self, values: Mapping[str, Any], where: str) -> Settings:
+        """These settings with ``values`` (by field name) in place of their own; unknown names and values raise."""
+        read = read_table(values, KINDS, where)
+        if read.get("select") and "ignore" not in read:
+            # Who asks for a rule gets it: an older `ignore` must not turn `--select GL101` into an empty pass.
+            read["ignore"] = ()
+        if read.get("input") and "inputs" not in read:
+            read["inputs"] = {}  # likewise: a flag counts more than what a file says of some models
+        if read.get("output_file") and "output_format" not in read:
+            read["output_format"] = ()  # the format that a file sets is meant for its own output
+        return replace(self, **read)
+
+
+def _means(pattern: str, target: str) -> bool:
+    """Whether a pattern means a target: by its whole text, its name, or its file's name and its name."""
+    file, _, name = target.rpartition(":")
+    return any(fnmatchcase(text, pattern) for text in (target, name, f"{Path(file).name}:{name}"))
+
+
+def read_table(values: Mapping[str, Any], kinds: Mapping[str, Kind], where: str, *, kebab: bool = False) -> dict[str, Any]:
+    """The checked values of a table.
+
+    Args:
+        kebab: keys are written as in a file (``fail-on``), not as fields (``fail_on``).
+    """
+    known = {key.replace("_", "-") if kebab else key: key for key in kinds}
+    for key in values:
+        if key not in known:
+            hint = suggest(key.replace("_", "-") if kebab else key, known)
+            raise UsageError(f"{where}: unknown setting {key!r}{hint}")
+    return {known[key]: kinds[known[key]].read(value, f"{where}: {key}") for key, value in values.items()}
+
+
+def _training(value: object, where: str) -> Training:
+    if isinstance(value, Training):
+        return value
+    if isinstance(value, Mapping):
+        return Training(**read_table(value, _TRAINING, where, kebab=True))
+    raise UsageError(f"{where}: expected a table, got {value!r}")
+
+
+def _targets(value: object, where: str) -> tuple[Target, ...]:
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"{where}: expected [[target]] tables, got {value!r}")
+    found: list[Target] = []
+    for number, item in enumerate(value, 1):
+        if isinstance(item, Target):
+            found.append(item)
+            continue
+        if not isinstance(item, Mapping):
+            raise UsageError(f"{where}: expected [[target]] tables, got {item!r}")
+        named = item.get("name", number)
+        read = read_table(item, {**_TARGET, **_OWN}, f"{where} {named}", kebab=True)
+        if missing := [key for key in ("name", "model") if key not in read]:
+            raise UsageError(f"{where} {named}: {missing[0]} is missing")
+        own = {key: read[key] for key in _OWN if key in read}
+        found.append(Target(read["name"], read["model"], read.get("args", {}), own))
+    for target in found:
+        if sum(other.name == target.name for other in found) > 1:
+            raise UsageError(f"{where}: the name {target.name!r} is used twice")
+    return tuple(found)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of ``[tool.gradlint]`` and of ``gradlint.toml``."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "gradlint configuration",
+        "description": "The table [tool.gradlint] of pyproject.toml, or the whole of gradlint.toml.",
+        **_object(Settings, KINDS),
+    }
+
+
+def keys() -> tuple[str, ...]:
+    """The keys of the configuration, as they are written in a file."""
+    return tuple(key.replace("_", "-") for key in KINDS)
+
+
+def _object(cls: type, kinds: Mapping[str, Kind], *others: tuple[type, Mapping[str, Kind]]) -> dict[str, Any]:
+    """The schema of a table, described by the ``Args`` of its class."""
+    properties: dict[str, Any] = {}
+    for owner, table in ((cls, kinds), *others):
+        described = _described(owner)
+        for key, kind in table.items():
+            properties[key.replace("_", "-")] = {**kind.schema, "description": described[key]}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _described(cls: type) -> dict[str, str]:
+    """Argument to its description, from the docstring."""
+    text = (inspect.getdoc(cls) or "").partition("Args:\n")[2]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", said).replace("``", "`") for name, said in entries}
+
+
+_TRAINING: Mapping[str, Kind] = {
+    "optimizer": choice("sgd", "momentum", "adam", "adamw", "adagrad", "rmsprop", "lion", "lars", "lamb", "muon"),
+    "lr": POSITIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "clip": POSITIVE,
+    "precision": choice("fp32", "fp16", "bf16"),
+    "loss_scale": POSITIVE,
+}
+_RECIPE = Kind(_training, _object(Training, _TRAINING))
+_TARGET: Mapping[str, Kind] = {"name": STRING, "model": STRING, "args": ARGUMENTS}
+_OWN: Mapping[str, Kind] = {
+    "input": STRINGS,
+    "ignore": CODES,
+    "max_gain": POSITIVE,
+    "min_gain": POSITIVE,
+    "fp16_headroom_bits": POSITIVE,
+    "train": _RECIPE,
+}
+_CODES_BY_PATTERN = table_of(CODES, "patterns and codes")
+KINDS: Mapping[str, Kind] = {
+    "select": CODES,
+    "ignore": CODES,
+    "extend_select": CODES,
+    "preview": FLAG,
+    "fail_on": FAIL_ON,
+    "input": STRINGS,
+    "inputs": table_of(STRINGS, "models and their inputs"),
+    "output_format": FORMATS,
+    "output_file": paths("Where the reports go."),
+    "verify": FLAG,
+    "baseline": path("The file of accepted findings."),
+    "max_gain": POSITIVE,
+    "min_gain": POSITIVE,
+    "fp16_headroom_bits": POSITIVE,
+    "train": _RECIPE,
+    "per_file_ignores": _CODES_BY_PATTERN,
+    "per_target_ignores": _CODES_BY_PATTERN,
+    "per_module_ignores": _CODES_BY_PATTERN,
+    "packs": paths("Folders of rule packs."),
+    "required_version": SPECIFIER,
+    "target": Kind(
+        _targets,
+        {"type": "array", "items": {**_object(Target, _TARGET, (Settings, _OWN)), "required": ["name", "model"]}},
+    ),
+}
