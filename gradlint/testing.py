@@ -1,11 +1,12 @@
 """For the tests of rule packs, the built-in one included: what a rule owes, as a list of what is missing.
 
+    from gradlint.config import Settings
     from gradlint.testing import broken_contract, broken_fixtures, rules_of
 
     @pytest.mark.parametrize("rule", rules_of("acme_rules"), ids=lambda rule: rule.code)
     def test_rule(rule):
         assert broken_contract(rule, FIXTURES) == []
-        assert broken_fixtures(rule, FIXTURES) == []
+        assert broken_fixtures(rule, FIXTURES, Settings(packs=(FOLDER,))) == []
 
 ``FIXTURES`` holds a folder per rule, ``ac101`` for AC101, with ``bad.py``, whose guilty lines end in ``# AC101``, and
 ``good.py``, its nearest innocent neighbour. A ``gradlint.toml`` beside them configures both.
@@ -16,9 +17,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from gradlint.config import configure
+from gradlint.config import Settings, configure
 from gradlint.engine import lint_targets
 from gradlint.findings import Finding, Report, Severity
 from gradlint.packs import load_pack
@@ -48,11 +50,15 @@ def broken_contract(rule: Rule, fixtures: Path) -> list[str]:
     return [*_page(rule), *_names(rule), *_models(rule, fixtures)]
 
 
-def broken_fixtures(rule: Rule, fixtures: Path) -> list[str]:
-    """Where the bad model of a rule does not fire exactly on its marked lines, or the good one is not silent."""
+def broken_fixtures(rule: Rule, fixtures: Path, settings: Settings | None = None) -> list[str]:
+    """Where the bad model of a rule does not fire exactly on its marked lines, or the good one is not silent.
+
+    Args:
+        settings: of the run, for a rule whose models have no ``gradlint.toml``: a pack that is not installed is named in them.
+    """
     folder = fixtures / rule.code.lower()
     problems: list[str] = []
-    bad, marked = _lint(folder, "bad.py", rule), _marked(folder, rule.code)
+    bad, marked = _lint(folder, "bad.py", rule, settings), _marked(folder, rule.code)
     found = [finding for finding in bad.findings if finding.code == rule.code]
     told = {str(value) for finding in found for value in finding.evidence.values()}
     problems += [f"bad.py: {f['message']}" for f in bad.failures if f["where"] not in told]
@@ -61,7 +67,7 @@ def broken_fixtures(rule: Rule, fixtures: Path) -> list[str]:
     problems += [f"{path.name}:{line} is reported and not marked" for path, line in sorted(places - marked)]
     for finding in found:
         problems += [f"bad.py: {finding.message}: {lack}" for lack in _lacking(finding)]
-    good = _lint(folder, "good.py", rule)
+    good = _lint(folder, "good.py", rule, settings)
     problems += [f"good.py: {failure['message']}" for failure in good.failures]
     loud = [f for f in good.findings if f.severity.rank >= Severity.WARNING.rank or f.code == rule.code]
     return problems + [f"good.py: {f.code} {f.message}" for f in loud]
@@ -108,11 +114,10 @@ def _models(rule: Rule, fixtures: Path) -> Iterable[str]:
         yield f"{folder.name}/good.py has a marked line"
 
 
-def _lint(folder: Path, name: str, rule: Rule) -> Report:
+def _lint(folder: Path, name: str, rule: Rule, settings: Settings | None) -> Report:
     config = folder / "gradlint.toml"
-    targets, flags = [str(folder / name)], {"preview": True} if rule.preview else {}
-    settings = configure(targets, flags, config=config) if config.is_file() else configure(targets, flags, isolated=True)
-    return lint_targets(targets, settings)
+    chosen = configure([], config=config) if config.is_file() else settings or Settings()
+    return lint_targets([str(folder / name)], replace(chosen, preview=chosen.preview or rule.preview))
 
 
 def _marked(folder: Path, code: str) -> set[tuple[Path, int]]:
