@@ -8,7 +8,8 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 
 from gradlint import packs
-from gradlint.errors import PackError
+from gradlint.config import Settings, Target
+from gradlint.errors import PackError, UsageError
 
 RULE = """
 from gradlint.rule import Rule, Severity
@@ -96,6 +97,53 @@ def test_a_broken_pack_is_refused_by_name(pack, modules, message):
     with pytest.raises(PackError) as error:
         packs.load_rules()
     assert message in str(error.value)
+
+
+def test_a_rule_in_preview_reports_only_where_that_is_asked_for(pack):
+    pack(ac101_odd_thing=rule().replace("severity", "preview = True\n    severity", 1))
+    catalogue = packs.load_rules()
+
+    def chosen(**settings):
+        current = catalogue.current(Settings(**settings))
+        return "AC101" in [found.code for found in catalogue.choose(current)]
+
+    assert not chosen()
+    assert not chosen(select=("ALL",))
+    assert chosen(preview=True)
+    assert chosen(select=("AC101",), preview=True)
+    with pytest.raises(UsageError, match="select: AC101 is in preview: --preview lets it report"):
+        chosen(select=("AC101",))
+
+
+def test_a_renamed_rule_is_known_by_its_old_code_and_name(pack, caplog):
+    pack(ac101_odd_thing=rule().replace("severity", 'formerly = ("AC150", "strange-thing")\n    severity', 1))
+    catalogue = packs.load_rules()
+    assert catalogue.find("ac150").code == catalogue.find("strange-thing").code == "AC101"
+    settings = Settings(select=("AC150",), ignore=("strange-thing",), per_file_ignores={"a.py": ("AC150",)})
+    current = catalogue.current(settings)
+    assert (current.select, current.ignore, current.per_file_ignores) == (("AC101",), ("AC101",), {"a.py": ("AC101",)})
+    assert "select: AC150 is called AC101 odd-thing now" in caplog.text
+
+
+@pytest.mark.parametrize("old", ["GL101", "exploding-path"])
+def test_a_code_or_name_is_not_used_again(pack, old):
+    pack(ac101_odd_thing=rule().replace("severity", f'formerly = ("{old}",)\n    severity', 1))
+    with pytest.raises(PackError, match=f"{old} is defined by gradlint_rules"):
+        packs.load_rules()
+
+
+def test_a_removed_code_does_not_come_back(pack):
+    pack(init="REMOVED = {'AC101': 'AC102'}", ac101_odd_thing=rule())
+    with pytest.raises(PackError, match="AC101 was removed and must not come back"):
+        packs.load_rules()
+
+
+@pytest.mark.parametrize("table", ["per_file_ignores", "per_target_ignores", "per_module_ignores", "extend_select", "target"])
+def test_an_unknown_code_is_refused_wherever_it_stands(table):
+    values = {"target": (Target("a", "b", own={"ignore": ("GL99",)}),), "extend_select": ("GL99",)}
+    settings = Settings(**{table: values.get(table, {"x": ("GL99",)})})
+    with pytest.raises(UsageError, match="no rule is called 'GL99'"):
+        packs.load_rules().current(settings)
 
 
 def test_a_missing_pack_and_a_module_are_refused(pack, tmp_path, monkeypatch):
