@@ -228,7 +228,9 @@ def main(args: Sequence[str] | None = None) -> int:
         if (options.again and known is not None and not known.failed) or (options.missing and known is not None):
             continue
         outcome = kept[target] = apart(group, target, source, measured=options.verify)
-        state = f"{outcome.failed} FAILED{' (internal)' * outcome.internal}: {outcome.message}" if outcome.failed else outcome.inputs
+        state = (
+            f"{outcome.failed} FAILED{' (internal)' * outcome.internal}: {outcome.message}" if outcome.failed else outcome.inputs
+        )
         error = "" if outcome.error is None else f"p95 {outcome.error:.2f} bit, worst {outcome.worst}  "
         print(f"{target:40} {outcome.seconds:6.1f} s {outcome.known:5}/{outcome.total:5}  {error}{state}", flush=True)
         CACHE.parent.mkdir(exist_ok=True)
