@@ -25,7 +25,7 @@ from gradlint.config import Settings
 from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError, VerificationError
 from gradlint.findings import Finding, Report, TargetReport
 from gradlint.flow import propagate
-from gradlint.load import Loaded, capture, load
+from gradlint.load import Loaded, capture, load, parse_arguments
 from gradlint.packs import choose, load_rules
 from gradlint.rule import Context, Rule
 from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
@@ -119,7 +119,11 @@ def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
     """
     if not targets:
         raise UsageError("no target given: name a file, as in `gradlint model.py`")
-    return _lint_all({target: partial(load, target) for target in targets}, settings)
+    try:
+        arguments = parse_arguments(settings.arg)
+    except LoadError as error:
+        raise UsageError(f"{error} ({error.hint})") from error
+    return _lint_all({target: partial(load, target, arguments) for target in targets}, settings)
 
 
 def lint_script(target: str, arguments: Sequence[str], settings: Settings) -> Report:
