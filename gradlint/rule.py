@@ -19,6 +19,7 @@ from torch import fx
 from gradlint.analysis import Analysis
 from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
+from gradlint.dormant import Dormant, dormant
 from gradlint.evidence import Collapse, Evidence, evidence_of
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
@@ -35,6 +36,7 @@ __all__ = [
     "Collapse",
     "Confidence",
     "Context",
+    "Dormant",
     "Evidence",
     "Factor",
     "Finding",
@@ -132,6 +134,11 @@ class Context:
     def cancelled(self) -> tuple[Cancelled, ...]:
         """Parameters whose only effect is taken out again by what follows: their gradient is zero, always."""
         return tuple(cancelled(self.analysis.flowed))
+
+    @cached_property
+    def dormant(self) -> Dormant:
+        """Parameters whose gradient is zero at initialisation: which of them wake up, and which never do."""
+        return dormant(self.analysis.flowed)
 
     @cached_property
     def unused(self) -> tuple[str, ...]:
