@@ -66,6 +66,14 @@ def _settings(command: Any) -> Any:
     options = [
         _option("--input", multiple=True, metavar="SPEC", help="An input: [NAME:][DTYPE:]SHAPE, e.g. 2,3,224,224 or "
                 "ids:int64<1000:2,128. Repeatable; what is not given is found in the file or guessed."),
+        _option("--arg", multiple=True, metavar="NAME=VALUE", help="An argument of the class or function that TARGET names, or a "
+                "field of a config.json to replace: a Python literal, else text. Repeatable."),
+        _option("--horizon", type=click.IntRange(1), metavar="STEPS", help="How many steps back a recurrent model has to learn "
+                "from."),
+        _option("--sequence-length", type=click.IntRange(1), metavar="STEPS", help="Judge recurrences at this many steps, "
+                "whatever the length of the inputs."),
+        _option("--training-script", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The script that trains "
+                "the models; it is read, not run."),
         _option("--select", multiple=True, metavar="RULES", help="Only these rules: codes, prefixes or names, or ALL."),
         _option("--extend-select", multiple=True, metavar="RULES", help="These rules as well."),
         _option("--ignore", multiple=True, metavar="RULES", help="Not these rules."),
@@ -105,8 +113,8 @@ def _settings(command: Any) -> Any:
 def check(targets: tuple[str, ...], **options: Any) -> int:
     """Check models; this is the default command.
 
-    TARGET is a file (model.py), a name in it (model.py:build), an importable name (package.module:Net), or the name of a target
-    of the configuration. Without one, these are all checked.
+    TARGET is a file (model.py), a name in it (model.py:build), an importable name (package.module:Net), a config.json of
+    Hugging Face or its folder, or the name of a target of the configuration. Without one, these are all checked.
     """
     arguments: tuple[str, ...] = ()
     if options["capture"]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,8 +27,9 @@ from gradlint.config import Settings, Target
 from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError, VerificationError
 from gradlint.findings import Finding, Hop, Report, TargetReport
 from gradlint.flow import propagate
-from gradlint.load import Loaded, capture, load
+from gradlint.load import Loaded, capture, load, parse_arguments
 from gradlint.packs import load_rules
+from gradlint.recipe import Recipe, read_recipe
 from gradlint.review import Review
 from gradlint.rule import Context
 from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
@@ -99,7 +101,7 @@ def verify(model: Model, inputs: Inputs = None, seeds: int = _SEEDS, **settings:
 def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Report:
     review = Review(load_rules(settings.packs), settings)
     name = _called(model)
-    context = Context(_predict(model, _given(inputs, settings, name)), name, review.settings)
+    context = Context(_predict(model, _given(inputs, settings, name)), name, review.settings, _recipe(settings))
     findings = review.judge(context)
     facts = _facts(context)
     missed: list[TargetError] = []
@@ -119,7 +121,11 @@ def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
     """
     if not targets:
         raise UsageError("no target given: name a file, as in `gradlint model.py`")
-    return _lint_all([_source(target, settings) for target in targets], settings)
+    try:
+        arguments = parse_arguments(settings.arg)
+    except LoadError as error:
+        raise UsageError(f"{error} ({error.hint})") from error
+    return _lint_all([_source(target, arguments, settings) for target in targets], settings)
 
 
 def lint_script(target: str, arguments: Sequence[str], settings: Settings) -> Report:
@@ -133,6 +139,9 @@ def lint_script(target: str, arguments: Sequence[str], settings: Settings) -> Re
         UsageError: a setting makes no sense.
         PackError: a rule pack cannot be loaded.
     """
+    file = Path(target.partition(":")[0])
+    if settings.training_script is None and file.is_file():
+        settings = replace(settings, training_script=file)
     return _lint_all([_Source(target, lambda: [capture(target, arguments)])], settings)
 
 
@@ -149,16 +158,16 @@ class _Source(NamedTuple):
         return self.text if single else f"{self.text}:{item.name}"
 
 
-def _source(text: str, settings: Settings) -> _Source:
+def _source(text: str, arguments: Mapping[str, Any], settings: Settings) -> _Source:
     target = settings.configured(text)
     if target is None:
-        return _Source(text, partial(load, text))
-    return _Source(target.name, partial(load, target.model, target.args), target)
+        return _Source(text, partial(load, text, arguments))
+    return _Source(target.name, partial(load, target.model, {**target.args, **arguments}), target)
 
 
 def _lint_all(sources: Sequence[_Source], settings: Settings) -> Report:
     """Judge the models that each target yields."""
-    review = Review(load_rules(settings.packs), settings)
+    review, recipe = Review(load_rules(settings.packs), settings), _recipe(settings)
     for texts in (settings.input, *settings.inputs.values(), *(target.own.get("input", ()) for target in settings.target)):
         _specs(texts)
     reports: list[TargetReport] = []
@@ -172,7 +181,7 @@ def _lint_all(sources: Sequence[_Source], settings: Settings) -> Report:
                 with _contained(name, failures):
                     given = _given(None if item.call is None else described(model, *item.call), own, name)
                     analysis = _predict(model, given, laws, item.file, as_is=item.call is not None)
-                    context = Context(analysis, name, own)
+                    context = Context(analysis, name, own, recipe)
                     facts = _facts(context)
                     found = review.judge(context)
                     if settings.verify:
@@ -272,6 +281,11 @@ def _report(
         version=__version__,
         suppressed=verdict.suppressed,
     )
+
+
+def _recipe(settings: Settings) -> Recipe | None:
+    """What the training script says."""
+    return None if settings.training_script is None else read_recipe(settings.training_script)
 
 
 def _specs(texts: Sequence[str]) -> list[InputSpec] | None:

@@ -19,10 +19,14 @@ from torch import fx
 from gradlint.analysis import Analysis
 from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
+from gradlint.dormant import Dormant, dormant
+from gradlint.evidence import Collapse, Evidence, evidence_of
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
+from gradlint.limits import LIMITS, Limit
 from gradlint.moments import Moments
 from gradlint.paths import Loop, Paths, Segment, find_paths
+from gradlint.recipe import Recipe
 from gradlint.run import Crash, Run, Stale, Unused
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 
@@ -30,9 +34,12 @@ __all__ = [
     "LIMITS",
     "Cancelled",
     "Claim",
+    "Collapse",
     "Confidence",
     "Context",
     "Crash",
+    "Dormant",
+    "Evidence",
     "Factor",
     "Finding",
     "Limit",
@@ -41,6 +48,7 @@ __all__ = [
     "Moments",
     "Paths",
     "Place",
+    "Recipe",
     "Rule",
     "Run",
     "Segment",
@@ -51,28 +59,6 @@ __all__ = [
     "collapse",
     "times",
 ]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """One threshold in bits of rms, with where it comes from."""
-
-    warning: float
-    error: float
-    source: str
-
-
-LIMITS: Mapping[str, Limit] = {
-    "explode": Limit(9.0, 10.0, "published failures lie above 1e3, the largest healthy model at 3e2"),
-    "vanish": Limit(-11.0, -13.3, "published failures lie below 1e-4; SGD fails near -5.5 bits, Adam near -13.5"),
-    "layer_large": Limit(1.5, 3.0, "He et al. 2015: a layer should keep the variance; 1.5 bits is 8 times it"),
-    "layer_small": Limit(-3.0, -5.0, "PyTorch's default weights give -2.8 bits with a sigmoid, the smallest in common use"),
-    "layers_total": Limit(4.0, 10.0, "one deviating layer shifts a scale; several multiply"),
-    "activation": Limit(-1.0, -2.0, "Eφ'² = 1/4: half of the gradient norm per layer; ReLU keeps 2^-0.5"),
-    "activation_total": Limit(-6.0, -10.0, "a sigmoid tower of three layers"),
-    "recurrence": Limit(5.0, 10.0, "Pascanu et al. 2013: growth is certain above radius 1; T·log2 of it is what training sees"),
-}
-"""Every threshold of the built-in rules, in bits of gradient norm."""
 
 
 _SPREAD = 0.5  # bits; below, 80 % of the draws lie within a factor of 1.6 of the median
@@ -86,16 +72,23 @@ class Context:
         analysis: the prediction.
         target: the model as the user named it.
         settings: of this run.
+        recipe: what the training script says; None where none was named.
     """
 
     analysis: Analysis
     target: str
     settings: Settings = field(default_factory=Settings)
+    recipe: Recipe | None = None
 
     @cached_property
     def paths(self) -> Paths:
         """Gains over the graph."""
         return find_paths(self.analysis)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What else the moments say about training: collapse, scale of the output, sharpness."""
+        return evidence_of(self.analysis.flowed, self.paths)
 
     @cached_property
     def typical(self) -> float:
@@ -146,6 +139,11 @@ class Context:
     def cancelled(self) -> tuple[Cancelled, ...]:
         """Parameters whose only effect is taken out again by what follows: their gradient is zero, always."""
         return tuple(cancelled(self.analysis.flowed))
+
+    @cached_property
+    def dormant(self) -> Dormant:
+        """Parameters whose gradient is zero at initialisation: which of them wake up, and which never do."""
+        return dormant(self.analysis.flowed)
 
     @cached_property
     def unused(self) -> tuple[str, ...]:

@@ -107,6 +107,7 @@ def _anchored(settings: Settings) -> Settings:
         settings,
         output_file=tuple(root / path for path in settings.output_file),
         packs=tuple(root / path for path in settings.packs),
+        training_script=None if settings.training_script is None else root / settings.training_script,
         baseline=None if settings.baseline is None else root / settings.baseline,
         target=tuple(_from_here(target, root) for target in settings.target),
     )

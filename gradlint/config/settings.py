@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gradlint.config.values import (
     ARGUMENTS,
@@ -19,11 +17,13 @@ from gradlint.config.values import (
     NOT_NEGATIVE,
     POSITIVE,
     SPECIFIER,
+    STEPS,
     STRING,
     STRINGS,
     Kind,
     choice,
     matches,
+    object_of,
     path,
     paths,
     suggest,
@@ -33,7 +33,10 @@ from gradlint.config.values import (
 from gradlint.errors import UsageError
 from gradlint.findings import Finding, Severity
 
-__all__ = ["KINDS", "Settings", "Target", "Training", "keys", "read_table", "schema"]
+__all__ = ["KINDS", "Settings", "Target", "Training", "read_table", "schema"]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,13 @@ class Settings:
         fail_on: findings of this severity or worse fail the run; None when findings never do.
         input: specs of every model's inputs (``x:float32:2,3,32,32``); empty means they are found or guessed.
         inputs: the same for single models, by their name (``Net``), file and name (``model.py:Net``) or a pattern of these.
+        arg: arguments of the class or function that a target names, as ``name=value``.
         output_format: names in ``gradlint.report.FORMATS``; empty means ``full`` on stdout.
         output_file: where the reports go, in the order of the formats; empty is stdout.
         verify: put real forward and backward passes beside the prediction.
+        horizon: how many steps back a model has to learn from; by model, as ``inputs``; ``*`` is every model.
+        sequence_length: the number of steps to judge recurrences at, in place of the length of the traced inputs; likewise.
+        training_script: the script that trains the models, read by its syntax alone.
         baseline: the file of accepted findings; None takes ``gradlint-baseline.json`` beside the configuration if it is there.
         max_gain: the largest gain of the gradient's norm from a model's output to its input that is within the budget.
         min_gain: the smallest.
@@ -111,6 +118,10 @@ class Settings:
     output_file: tuple[Path, ...] = ()
     verify: bool = False
     inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    arg: tuple[str, ...] = ()
+    horizon: Mapping[str, int] = field(default_factory=dict)
+    sequence_length: Mapping[str, int] = field(default_factory=dict)
+    training_script: Path | None = None
     extend_select: tuple[str, ...] = ()
     preview: bool = False
     baseline: Path | None = None
@@ -169,7 +180,20 @@ class Settings:
         >>> Settings(input=("2,3",), inputs={"net.py:Net": ("2,5",)}).inputs_of("models/other.py:Net")
         ('2,3',)
         """
-        return next((specs for pattern, specs in self.inputs.items() if _means(pattern, target)), self.input)
+        specs = _of_target(self.inputs, target)
+        return self.input if specs is None else specs
+
+    def horizon_of(self, target: str) -> int | None:
+        """How many steps back a model has to learn from; None where nobody said.
+
+        >>> Settings(horizon={"*": 50, "Copy": 200}).horizon_of("models.py:Copy")
+        200
+        """
+        return _of_target(self.horizon, target)
+
+    def sequence_length_of(self, target: str) -> int | None:
+        """The number of steps to judge a model's recurrences at; None: that of its inputs."""
+        return _of_target(self.sequence_length, target)
 
     def configured(self, text: str) -> Target | None:
         """The target of that name, or of that model."""
@@ -199,6 +223,14 @@ def _means(pattern: str, target: str) -> bool:
     """Whether a pattern means a target: by its whole text, its name, or its file's name and its name."""
     file, _, name = target.rpartition(":")
     return any(fnmatchcase(text, pattern) for text in (target, name, f"{Path(file).name}:{name}"))
+
+
+def _of_target(values: Mapping[str, T], target: str) -> T | None:
+    """The value whose pattern means a model; that of ``*`` only where no other does."""
+    for pattern, value in sorted(values.items(), key=lambda item: item[0] == "*"):
+        if _means(pattern, target):
+            return value
+    return None
 
 
 def read_table(values: Mapping[str, Any], kinds: Mapping[str, Kind], where: str, *, kebab: bool = False) -> dict[str, Any]:
@@ -251,30 +283,8 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "gradlint configuration",
         "description": "The table [tool.gradlint] of pyproject.toml, or the whole of gradlint.toml.",
-        **_object(Settings, KINDS),
+        **object_of(Settings, KINDS),
     }
-
-
-def keys() -> tuple[str, ...]:
-    """The keys of the configuration, as they are written in a file."""
-    return tuple(key.replace("_", "-") for key in KINDS)
-
-
-def _object(cls: type, kinds: Mapping[str, Kind], *others: tuple[type, Mapping[str, Kind]]) -> dict[str, Any]:
-    """The schema of a table, described by the ``Args`` of its class."""
-    properties: dict[str, Any] = {}
-    for owner, table in ((cls, kinds), *others):
-        described = _described(owner)
-        for key, kind in table.items():
-            properties[key.replace("_", "-")] = {**kind.schema, "description": described[key]}
-    return {"type": "object", "additionalProperties": False, "properties": properties}
-
-
-def _described(cls: type) -> dict[str, str]:
-    """Argument to its description, from the docstring."""
-    text = (inspect.getdoc(cls) or "").partition("Args:\n")[2]
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", said).replace("``", "`") for name, said in entries}
 
 
 _TRAINING: Mapping[str, Kind] = {
@@ -285,7 +295,7 @@ _TRAINING: Mapping[str, Kind] = {
     "precision": choice("fp32", "fp16", "bf16"),
     "loss_scale": POSITIVE,
 }
-_RECIPE = Kind(_training, _object(Training, _TRAINING))
+_RECIPE = Kind(_training, object_of(Training, _TRAINING))
 _TARGET: Mapping[str, Kind] = {"name": STRING, "model": STRING, "args": ARGUMENTS}
 _OWN: Mapping[str, Kind] = {
     "input": STRINGS,
@@ -306,7 +316,11 @@ KINDS: Mapping[str, Kind] = {
     "inputs": table_of(STRINGS, "models and their inputs"),
     "output_format": FORMATS,
     "output_file": paths("Where the reports go."),
+    "arg": STRINGS,
     "verify": FLAG,
+    "horizon": STEPS,
+    "sequence_length": STEPS,
+    "training_script": path("The script that trains the models."),
     "baseline": path("The file of accepted findings."),
     "max_gain": POSITIVE,
     "min_gain": POSITIVE,
@@ -319,6 +333,6 @@ KINDS: Mapping[str, Kind] = {
     "required_version": SPECIFIER,
     "target": Kind(
         _targets,
-        {"type": "array", "items": {**_object(Target, _TARGET, (Settings, _OWN)), "required": ["name", "model"]}},
+        {"type": "array", "items": {**object_of(Target, _TARGET, (Settings, _OWN)), "required": ["name", "model"]}},
     ),
 }

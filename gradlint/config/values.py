@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -24,11 +26,13 @@ __all__ = [
     "NOT_NEGATIVE",
     "POSITIVE",
     "SPECIFIER",
+    "STEPS",
     "STRING",
     "STRINGS",
     "Kind",
     "choice",
     "matches",
+    "object_of",
     "path",
     "paths",
     "suggest",
@@ -124,6 +128,23 @@ def table_of(kind: Kind, keys: str) -> Kind:
     return Kind(read, {"type": "object", "additionalProperties": kind.schema})
 
 
+def object_of(cls: type, kinds: Mapping[str, Kind], *others: tuple[type, Mapping[str, Kind]]) -> dict[str, Any]:
+    """The schema of a table, described by the ``Args`` of its class."""
+    properties: dict[str, Any] = {}
+    for owner, table in ((cls, kinds), *others):
+        described = _described(owner)
+        for key, kind in table.items():
+            properties[key.replace("_", "-")] = {**kind.schema, "description": described[key]}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _described(cls: type) -> dict[str, str]:
+    """Argument to its description, from the docstring."""
+    text = (inspect.getdoc(cls) or "").partition("Args:\n")[2]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", said).replace("``", "`") for name, said in entries}
+
+
 def _string(value: object, where: str) -> str:
     if isinstance(value, str) and value:
         return value
@@ -179,8 +200,21 @@ def _specifier(value: object, where: str) -> str:
         raise UsageError(f"{where}: expected a version specifier such as '>=0.3', got {value!r}") from error
 
 
+def _steps(value: object, where: str) -> dict[str, int]:
+    """One number of steps for every model, or a table of models and theirs."""
+    found: dict[str, int] = {}
+    for pattern, steps in (value if isinstance(value, Mapping) else {"*": value}).items():
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            at = f": {pattern}" if isinstance(value, Mapping) else ""
+            raise UsageError(f"{where}{at}: expected a positive number of steps, got {steps!r}")
+        found[str(pattern)] = steps
+    return found
+
+
 _LIST = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 
+_COUNT = {"type": "integer", "minimum": 1}
+STEPS = Kind(_steps, {"anyOf": [_COUNT, {"type": "object", "additionalProperties": _COUNT}]})
 STRING = Kind(_string, {"type": "string", "minLength": 1})
 STRINGS = Kind(_strings, _LIST)
 CODES = Kind(_codes, {**_LIST, "description": "Codes, prefixes of codes, or names of rules; ALL is every rule."})

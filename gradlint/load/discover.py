@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -18,9 +18,10 @@ from gradlint.findings import Location
 from gradlint.load.execute import reason, running, user_line
 from gradlint.load.loaded import Loaded
 
-__all__ = ["models_in", "pick"]
+__all__ = ["models_in", "pick", "unnamed"]
 
 _FACTORY = re.compile(r"(build|make|create|get_model)(_\w+|[A-Z]\w*)?|model")
+_NONE: Mapping[str, Any] = MappingProxyType({})
 _Runner = Callable[[], Any]
 
 
@@ -52,11 +53,14 @@ def models_in(module: ModuleType, target: str, file: str, folder: str) -> list[L
     return [_loaded(name, found[name], target, file, folder) for name in sorted(found, key=order.index)]
 
 
-def pick(module: ModuleType, name: str, target: str, file: str, folder: str, arguments: Mapping[str, Any]) -> Loaded:
-    """The model of that (possibly dotted) name, a class or function called with ``arguments``.
+def pick(module: ModuleType, name: str, target: str, file: str, folder: str, arguments: Mapping[str, Any] = _NONE) -> Loaded:
+    """The model of that (possibly dotted) name.
+
+    Args:
+        arguments: what to call it with, by keyword.
 
     Raises:
-        LoadError: no such name, it is no model, it needs other arguments, or takes none.
+        LoadError: no such name, it is no model, it needs arguments, or takes none of that name.
     """
     value: Any = module
     for part in name.split("."):
@@ -72,29 +76,38 @@ def pick(module: ModuleType, name: str, target: str, file: str, folder: str, arg
     if not is_module and not callable(value):
         raise LoadError(f"{name!r} in {file} is neither a model nor a factory, but of type {type(value).__name__}", target=target)
     if is_module and arguments:
-        raise LoadError(f"{name} in {file} is a model already: it takes no arguments", target=target)
-    if arguments:
-        _check(value, name, arguments, target)
-        value = partial(value, **arguments)
-    if not is_module and (missing := _missing(value)):
-        hint = f"write a function without arguments that returns {name}({', '.join(f'{m}=...' for m in missing)})"
-        raise LoadError(f"{name} needs arguments: {', '.join(missing)}", target=target, hint=hint)
+        raise LoadError(f"{name} in {file} is built already: it takes no arguments", target=target, hint="leave out --arg")
+    if not is_module:
+        value = _called_with(value, name, arguments, target)
     return _loaded(name, value, target, file, folder)
 
 
-def _check(function: _Runner, name: str, arguments: Mapping[str, Any], target: str) -> None:
-    """The configured arguments are ones that it has."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # as below
-        return
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
-    for key in arguments:
-        if key not in parameters:
-            close = difflib.get_close_matches(key, list(parameters), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it takes: {', '.join(parameters) or 'none'}"
-            raise LoadError(f"{name} takes no argument {key!r}", target=target, hint=hint)
+def unnamed(module: ModuleType, target: str, file: str) -> LoadError:
+    """Arguments were given, and no name of what to call with them."""
+    names = _models_by_name(module)
+    hint = f"name it: {file}:{names[0]}" if names else ""
+    return LoadError("--arg is for one class or function, and none is named", target=target, hint=hint)
+
+
+def _called_with(function: Callable[..., Any], name: str, arguments: Mapping[str, Any], target: str) -> Callable[..., Any]:
+    """The function with its arguments.
+
+    Raises:
+        LoadError: it needs others, or takes none of that name.
+    """
+    taken = _parameters(function)
+    if taken is not None and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken):
+        known = [p.name for p in taken if p.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)]
+        for word in arguments:
+            if word not in known:
+                close = difflib.get_close_matches(word, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"it takes: {', '.join(known) or 'nothing'}"
+                raise LoadError(f"{name} takes no argument {word!r}", target=target, hint=hint)
+    if missing := [word for word in _missing(function) if word not in arguments]:
+        given = " ".join(f"--arg {word}=..." for word in missing)
+        hint = f"give them: {given}; or write a function without arguments that returns {name}(...)"
+        raise LoadError(f"{name} needs arguments: {', '.join(missing)}", target=target, hint=hint)
+    return partial(function, **arguments) if arguments else function
 
 
 def _instances(names: dict[str, Any]) -> dict[str, nn.Module]:
@@ -117,11 +130,15 @@ def _is_model_class(value: object) -> bool:
 def _missing(function: Callable[..., Any]) -> list[str]:
     """The arguments that must be given."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in _parameters(function) or () if p.default is inspect.Parameter.empty and p.kind not in variadic]
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """What it takes; None for a builtin without a signature: calling it will tell."""
     try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # a builtin without a signature: calling it will tell
-        return []
-    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in variadic]
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
 
 
 def _mentioned(value: Any) -> set[str]:
@@ -164,7 +181,9 @@ def _nothing(target: str, file: str, candidates: dict[str, Any]) -> LoadError:
         hint = "it should have an nn.Module class, a function such as build_model(), or a module-level model"
         return LoadError(f"no model found in {file}", target=target, hint=hint)
     needs = "; ".join(f"{name}({', '.join(_missing(value))})" for name, value in candidates.items())
-    hint = "write a function without arguments that returns one, such as def build_model(): ..."
+    first, value = next(iter(candidates.items()))
+    given = " ".join(f"--arg {word}=..." for word in _missing(value))
+    hint = f"name one and give its arguments: {file}:{first} {given}; or write def build_model(): ..., which returns one"
     return LoadError(f"no model in {file} can be built without arguments: {needs}", target=target, hint=hint)
 
 
@@ -172,7 +191,8 @@ def _loaded(name: str, value: Any, target: str, file: str, folder: str) -> Loade
     if isinstance(value, nn.Module):
         model = value
         return Loaded(name, lambda: model, None, file, instance=True)
-    return Loaded(name, _builder(name, value, target, file, folder), _place(value), file)
+    written = value.func if isinstance(value, partial) else value
+    return Loaded(name, _builder(name, value, target, file, folder), _place(written), file)
 
 
 def _builder(name: str, function: _Runner, target: str, file: str, folder: str) -> Callable[[], nn.Module]:
@@ -192,7 +212,6 @@ def _builder(name: str, function: _Runner, target: str, file: str, folder: str) 
 
 
 def _place(value: Any) -> Location | None:
-    value = value.func if isinstance(value, partial) else value
     try:
         path = inspect.getsourcefile(value)
         line = inspect.getsourcelines(value)[1]

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradlint.errors import LoadError
-from gradlint.load.discover import models_in, pick
+from gradlint.load.discover import models_in, pick, unnamed
 from gradlint.load.execute import importing, running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from gradlint.load.loaded import Loaded
 
@@ -45,5 +44,5 @@ def load(target: str, arguments: Mapping[str, Any]) -> list[Loaded] | None:
     if name:
         return [pick(module, name, target, file, folder, arguments)]
     if arguments:
-        raise LoadError("arguments are given, but nothing that takes them", target=target, hint=f"name it: {target}:build")
+        raise unnamed(module, target, dotted)
     return models_in(module, target, file, folder)

@@ -8,22 +8,19 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradlint.errors import LoadError
-from gradlint.load.discover import models_in, pick
+from gradlint.load.discover import models_in, pick, unnamed
 from gradlint.load.execute import importing, running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
-    from typing import Any
 
     from gradlint.load.loaded import Loaded
 
 __all__ = ["load", "split"]
-
-_PICKLED = frozenset({".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib", ".npy", ".npz"})
 
 
 def load(target: str, arguments: Mapping[str, Any]) -> list[Loaded] | None:
@@ -34,9 +31,6 @@ def load(target: str, arguments: Mapping[str, Any]) -> list[Loaded] | None:
     """
     text, name = split(target)
     path = Path(text)
-    if path.suffix.lower() in _PICKLED:
-        message = f"{text} is a file of weights; gradlint never unpickles, that would run whatever is in it"
-        raise LoadError(message, target=target, hint="point to the code that builds the model: model.py or pkg.mod:factory")
     if path.is_dir():
         raise LoadError(f"{text} is a folder", target=target, hint="name the file in it that has the model")
     looks_like_a_path = path.suffix == ".py" or "/" in text or "\\" in text or path.exists()
@@ -54,7 +48,7 @@ def load(target: str, arguments: Mapping[str, Any]) -> list[Loaded] | None:
     if name:
         return [pick(module, name, target, file, folder, arguments)]
     if arguments:
-        raise LoadError("arguments are given, but nothing that takes them", target=target, hint=f"name it: {target}:build")
+        raise unnamed(module, target, file)
     return models_in(module, target, file, folder)
 
 
