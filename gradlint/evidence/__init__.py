@@ -1,0 +1,20 @@
+"""What rules judge by, beside the moments: calls and layers, ranges of values, singular places."""
+
+from gradlint.evidence.activations import Activation, find_activations
+from gradlint.evidence.calls import NORMS, Layer, Op, Ops, Ref
+from gradlint.evidence.ranges import Range, find_ranges
+from gradlint.evidence.singular import Singularity, find_singularities
+
+__all__ = [
+    "NORMS",
+    "Activation",
+    "Layer",
+    "Op",
+    "Ops",
+    "Range",
+    "Ref",
+    "Singularity",
+    "find_activations",
+    "find_ranges",
+    "find_singularities",
+]
