@@ -41,5 +41,10 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "recurrence": Limit(
             5.0, 10.0, "Pascanu et al. 2013: growth is certain above radius 1; T·log2 of it is what training sees"
         ),
+        "outside": Limit(1e-6, 1e-3, "a tensor of 1e6 entries has one of these per step; of 1e3", "share of entries"),
+        "overflow": Limit(0.01, 1.0, "one infinite entry in a hundred steps; in every step", "entries per step"),
+        "denominator": Limit(
+            1e-4, 1e-2, "a normal denominator whose mean is within two standard deviations of zero", "share of entries"
+        ),
     }
 )

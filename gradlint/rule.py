@@ -29,6 +29,7 @@ from gradlint.evidence import (
     find_activations,
     find_ranges,
     find_singularities,
+    near_zero,
 )
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
@@ -140,6 +141,15 @@ class Context:
     def activations(self) -> tuple[Activation, ...]:
         """How nonlinearities behave on what they see."""
         return find_activations(self.analysis.flowed, self.ops)
+
+    def graded(self, node: str) -> bool:
+        """A gradient arrives at a node."""
+        return node in self.analysis.flowed.backward
+
+    def near_zero(self, node: str) -> float:
+        """Share of a node's entries within a thousandth of their rms of zero; 0 where its law is unknown."""
+        law = self.forward(node)
+        return 0.0 if law is None else near_zero(law)
 
     def leaf_path(self, node: str) -> str:
         """Module path of a leaf recurrent module."""

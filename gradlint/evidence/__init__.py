@@ -2,7 +2,7 @@
 
 from gradlint.evidence.activations import Activation, find_activations
 from gradlint.evidence.calls import NORMS, Layer, Op, Ops, Ref
-from gradlint.evidence.ranges import Range, find_ranges
+from gradlint.evidence.ranges import Range, find_ranges, near_zero
 from gradlint.evidence.singular import Singularity, find_singularities
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "find_activations",
     "find_ranges",
     "find_singularities",
+    "near_zero",
 ]

@@ -66,6 +66,11 @@ class Op:
         """Tensors among the arguments, in order; those in lists included."""
         return tuple(_refs((*self.args, *self.kwargs.values())))
 
+    @property
+    def size(self) -> int:
+        """Entries of the result."""
+        return math.prod(self.shape)
+
     def axis(self, position: int, name: str, default: int = -1) -> int:
         """An axis among the arguments, counted from the front."""
         given = self.argument(position, name, default)

@@ -24,7 +24,7 @@ from gradlint.moments import GRID, Array, Moments
 from gradlint.recognise import Grid
 from gradlint.trace.graph import step
 
-__all__ = ["Range", "find_ranges"]
+__all__ = ["Range", "find_ranges", "near_zero"]
 
 _WIDE = np.array([sign * 10.0**k for sign in (-1, 1) for k in range(-30, 31)])
 _FAR = 1e25
@@ -57,6 +57,17 @@ class Range:
     def of(self, *others: Range) -> Range:
         """The union, zeros aside."""
         return Range(min(r.low for r in (self, *others)), max(r.high for r in (self, *others)))
+
+
+def near_zero(law: Moments) -> float:
+    """Share of entries within a thousandth of their root mean square of zero, from the density around it."""
+    if law.q <= 0:
+        return 1.0
+    curve = law.on_grid()
+    if len(curve) != len(GRID.weights):
+        return 0.0
+    around = 0.05  # wide enough for the steps of the grid, narrow enough for the density to be even
+    return float(GRID.weights[np.abs(curve) < around * law.rms].sum()) / (around / 1e-3)
 
 
 def find_ranges(flowed: Flowed, ops: Ops) -> Mapping[str, Range]:

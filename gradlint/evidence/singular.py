@@ -20,7 +20,7 @@ from gradlint.evidence.probe import Probe
 from gradlint.evidence.ranges import Range
 from gradlint.flowed import Flowed
 from gradlint.moments import GRID, Array, Moments
-from gradlint.recognise import Cone
+from gradlint.recognise import Cone, find_cones
 
 __all__ = ["Singularity", "find_singularities"]
 
@@ -61,7 +61,7 @@ class Singularity:
 
 def find_singularities(flowed: Flowed, ops: Ops, ranges: Mapping[str, Range]) -> tuple[Singularity, ...]:
     """All that gradients come across, in order of execution, the first of each call."""
-    cones = {id(grid.cone): grid.cone for grid in flowed.grids.values()}
+    cones = {cone.root: cone for cone in find_cones(flowed.traced.graph).values()}
     found: dict[tuple[str, str], Singularity] = {}
     for cone in cones.values():
         for s in _of_cone(flowed, ops, ranges, cone):
@@ -81,7 +81,7 @@ def _of_cone(flowed: Flowed, ops: Ops, ranges: Mapping[str, Range], cone: Cone) 
     probe = Probe(cone, points.astype(np.float32))
     members = [n for n in cone.members if ops.dtype(n.name) != "bool"]
     for end in members:
-        if set(end.users) <= set(cone.members) or end.name not in flowed.backward:
+        if set(end.users) <= set(cone.members) or not _trained_through(flowed, end):
             continue
         before = [n for n in members if n is end or n in _behind(end, cone)]
         value, slope = probe.values(end), probe.slopes(end)
@@ -98,6 +98,11 @@ def _of_cone(flowed: Flowed, ops: Ops, ranges: Mapping[str, Range], cone: Cone) 
             guilty = next((n for n in before if (np.abs(probe.slopes(n)[steep]) > _STEEP).any()), end)
             size = float(np.abs(slope[steep]).max())
             yield from _reported("steep", steep, guilty, points, shares, cone, known, size)
+
+
+def _trained_through(flowed: Flowed, node: fx.Node) -> bool:
+    """A gradient arrives, or would if the moments had not overflown."""
+    return node.name in flowed.backward or node.name in flowed.unknown.nodes or node.name in flowed.unknown.reasons
 
 
 def _constants(cone: Cone) -> list[float]:
