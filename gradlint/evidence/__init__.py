@@ -1,6 +1,7 @@
 """What rules judge by, beside the moments: calls and layers, ranges of values, singular places."""
 
 from gradlint.evidence.activations import Activation, find_activations
+from gradlint.evidence.asleep import find_asleep
 from gradlint.evidence.calls import NORMS, Layer, Op, Ops, Ref
 from gradlint.evidence.ranges import Range, find_ranges, near_zero
 from gradlint.evidence.singular import Singularity, find_singularities
@@ -15,6 +16,7 @@ __all__ = [
     "Ref",
     "Singularity",
     "find_activations",
+    "find_asleep",
     "find_ranges",
     "find_singularities",
     "near_zero",
