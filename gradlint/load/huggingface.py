@@ -91,7 +91,8 @@ def _loaded(library: Any, name: str, data: Mapping[str, Any], arguments: Mapping
     if not (isinstance(model, type) and issubclass(model, nn.Module)):
         raise _unknown(library, f"model {name!r}", data, path, target)
     with importing(target, str(path)):
-        known = vars(model.config_class.from_dict(dict(data)))
+        configuration: Any = getattr(model, "config_class")  # noqa: B009 (of a subclass that is not imported here)
+        known = vars(configuration.from_dict(dict(data)))
     for field in arguments:
         if field not in known:
             close = difflib.get_close_matches(field, known, n=1)
