@@ -31,7 +31,6 @@ from gradlint.evidence import (
     Singularity,
     evidence_of,
     find_activations,
-    find_asleep,
     find_ranges,
     find_singularities,
     near_zero,
@@ -154,11 +153,6 @@ class Context:
     def activations(self) -> tuple[Activation, ...]:
         """How nonlinearities behave on what they see."""
         return find_activations(self.analysis.flowed, self.ops)
-
-    @cached_property
-    def asleep(self) -> tuple[str, ...]:
-        """Parameters that start at zero and never leave it."""
-        return find_asleep(self.analysis.flowed, self.ops)
 
     def graded(self, node: str) -> bool:
         """A gradient arrives at a node."""
