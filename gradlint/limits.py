@@ -1,30 +1,52 @@
-"""The thresholds of the rules: one table, each with where it comes from."""
+"""Every threshold of the built-in rules, once, each with its source. No torch.
+
+Bits are log2 of a root mean square or of a norm: +1 doubles it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 __all__ = ["LIMITS", "Limit"]
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One threshold in bits of rms, with where it comes from."""
+    """One threshold, with where it comes from.
+
+    Args:
+        warning: beyond it a finding is a warning.
+        error: beyond it, an error; infinite where no size of it is known to fail by itself.
+        source: a paper, or the measurement.
+        unit: of both numbers.
+    """
 
     warning: float
     error: float
     source: str
+    unit: str = "bits"
 
 
-LIMITS: Mapping[str, Limit] = {
-    "explode": Limit(9.0, 10.0, "published failures lie above 1e3, the largest healthy model at 3e2"),
-    "vanish": Limit(-11.0, -13.3, "published failures lie below 1e-4; SGD fails near -5.5 bits, Adam near -13.5"),
-    "layer_large": Limit(1.5, 3.0, "He et al. 2015: a layer should keep the variance; 1.5 bits is 8 times it"),
-    "layer_small": Limit(-3.0, -5.0, "PyTorch's default weights give -2.8 bits with a sigmoid, the smallest in common use"),
-    "layers_total": Limit(4.0, 10.0, "one deviating layer shifts a scale; several multiply"),
-    "activation": Limit(-1.0, -2.0, "Eφ'² = 1/4: half of the gradient norm per layer; ReLU keeps 2^-0.5"),
-    "activation_total": Limit(-6.0, -10.0, "a sigmoid tower of three layers"),
-    "recurrence": Limit(5.0, 10.0, "Pascanu et al. 2013: growth is certain above radius 1; T·log2 of it is what training sees"),
-}
-"""Every threshold of the built-in rules by name, in bits of a norm."""
+LIMITS: Mapping[str, Limit] = MappingProxyType(
+    {
+        "explode": Limit(9.0, 10.0, "published failures lie above 1e3, the largest healthy model at 3e2"),
+        "vanish": Limit(-11.0, -13.3, "published failures lie below 1e-4; SGD fails near -5.5 bits, Adam near -13.5"),
+        "layer_large": Limit(1.5, 3.0, "He et al. 2015: a layer should keep the variance; 1.5 bits is 8 times it"),
+        "layer_small": Limit(-3.0, -5.0, "PyTorch's default weights give -2.8 bits with a sigmoid, the smallest in common use"),
+        "layers_total": Limit(4.0, 10.0, "one deviating layer shifts a scale; several multiply"),
+        "activation": Limit(-1.0, -2.0, "Eφ'² = 1/4: half of the gradient norm per layer; ReLU keeps 2^-0.5"),
+        "activation_total": Limit(-6.0, -10.0, "a sigmoid tower of three layers"),
+        "recurrence": Limit(
+            5.0, 10.0, "Pascanu et al. 2013: growth is certain above radius 1; T·log2 of it is what training sees"
+        ),
+        "outlier": Limit(2.0, 8.0, "Baik, Ben Arous & Péché 2005: an outlier above the bulk; twice it dominates", "ratio"),
+        "fan": Limit(-1.0, 1.0, "half or twice the standard deviation that He et al. 2015 ask for"),
+        "outside": Limit(1e-6, 1e-3, "a tensor of 1e6 entries has one of these per step; of 1e3", "share of entries"),
+        "overflow": Limit(0.01, 1.0, "one infinite entry in a hundred steps; in every step", "entries per step"),
+        "denominator": Limit(
+            1e-4, 1e-2, "a normal denominator whose mean is within two standard deviations of zero", "share of entries"
+        ),
+    }
+)

@@ -6,8 +6,6 @@ thresholds come from :data:`LIMITS`.
 
 from __future__ import annotations
 
-import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,33 +17,62 @@ from torch import fx
 from gradlint.analysis import Analysis
 from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
-from gradlint.evidence import Collapse, Evidence, evidence_of
+from gradlint.dormant import Dormant, dormant
+from gradlint.evidence import (
+    NORMS,
+    Activation,
+    Collapse,
+    Evidence,
+    Layer,
+    Op,
+    Ops,
+    Range,
+    Ref,
+    Singularity,
+    evidence_of,
+    find_activations,
+    find_asleep,
+    find_ranges,
+    find_singularities,
+    near_zero,
+)
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.limits import LIMITS, Limit
 from gradlint.moments import Moments
 from gradlint.paths import Loop, Paths, Segment, find_paths
+from gradlint.recipe import Recipe
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
+from gradlint.wording import bits, collapse, times
 
 __all__ = [
     "LIMITS",
+    "NORMS",
+    "Activation",
     "Cancelled",
     "Claim",
     "Collapse",
     "Confidence",
     "Context",
+    "Dormant",
     "Evidence",
     "Factor",
     "Finding",
+    "Layer",
     "Limit",
     "Location",
     "Loop",
     "Moments",
+    "Op",
     "Paths",
     "Place",
+    "Range",
+    "Recipe",
+    "Ref",
     "Rule",
     "Segment",
     "Severity",
+    "Singularity",
     "bits",
     "collapse",
     "times",
@@ -63,11 +90,13 @@ class Context:
         analysis: the prediction.
         target: the model as the user named it.
         settings: of this run.
+        recipe: what the training script says; None where none was named.
     """
 
     analysis: Analysis
     target: str
     settings: Settings = field(default_factory=Settings)
+    recipe: Recipe | None = None
 
     @cached_property
     def paths(self) -> Paths:
@@ -101,6 +130,45 @@ class Context:
         traced = self.analysis.flowed.traced
         return {n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"}
 
+    @cached_property
+    def ops(self) -> Ops:
+        """The calls of forward, and who uses what."""
+        return Ops(self.analysis.flowed.traced)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The calls that multiply by a weight."""
+        return self.ops.layers()
+
+    @cached_property
+    def ranges(self) -> Mapping[str, Range]:
+        """Node name to the values that it can have."""
+        return find_ranges(self.analysis.flowed, self.ops)
+
+    @cached_property
+    def singularities(self) -> tuple[Singularity, ...]:
+        """Where values or slopes are not finite."""
+        return find_singularities(self.analysis.flowed, self.ops, self.ranges)
+
+    @cached_property
+    def activations(self) -> tuple[Activation, ...]:
+        """How nonlinearities behave on what they see."""
+        return find_activations(self.analysis.flowed, self.ops)
+
+    @cached_property
+    def asleep(self) -> tuple[str, ...]:
+        """Parameters that start at zero and never leave it."""
+        return find_asleep(self.analysis.flowed, self.ops)
+
+    def graded(self, node: str) -> bool:
+        """A gradient arrives at a node."""
+        return node in self.analysis.flowed.backward
+
+    def near_zero(self, node: str) -> float:
+        """Share of a node's entries within a thousandth of their rms of zero; 0 where its law is unknown."""
+        law = self.forward(node)
+        return 0.0 if law is None else near_zero(law)
+
     def leaf_path(self, node: str) -> str:
         """Module path of a leaf recurrent module."""
         return str(self._node(node).target)
@@ -128,6 +196,11 @@ class Context:
     def cancelled(self) -> tuple[Cancelled, ...]:
         """Parameters whose only effect is taken out again by what follows: their gradient is zero, always."""
         return tuple(cancelled(self.analysis.flowed))
+
+    @cached_property
+    def dormant(self) -> Dormant:
+        """Parameters whose gradient is zero at initialisation: which of them wake up, and which never do."""
+        return dormant(self.analysis.flowed)
 
     @cached_property
     def unused(self) -> tuple[str, ...]:
@@ -281,41 +354,3 @@ class Rule(ABC):
             fix,
             claim,
         )
-
-
-def bits(gain: float) -> float:
-    """log2."""
-    return math.log2(gain)
-
-
-def times(log2: float) -> str:
-    """A gain in bits as the factor a reader knows: ``×4.3e5``."""
-    if abs(log2) > 1000:
-        return f"×2^{log2:.0f}"
-    factor = 2.0**log2
-    if 100 <= factor < 1e4:
-        text = f"{factor:.0f}"
-    elif 1e-3 <= factor < 100:
-        text = f"{factor:.2g}"
-    else:
-        mantissa, _, exponent = f"{factor:.1e}".partition("e")
-        text = f"{mantissa}e{int(exponent)}"
-    return f"×{text}"
-
-
-def collapse(names: Iterable[str]) -> str:
-    """``blocks.0.fc, blocks.1.fc, …`` as ``blocks.{0…47}.fc``."""
-    patterns: dict[str, list[int]] = {}
-    for name in names:
-        match = re.search(r"\d+", name)
-        key = name if match is None else name[: match.start()] + "{}" + name[match.end() :]
-        patterns.setdefault(key, []).append(-1 if match is None else int(match.group()))
-    shown = []
-    for key, numbers in patterns.items():
-        if numbers == [-1] * len(numbers):
-            shown.append(key)
-        elif len(numbers) == 1:
-            shown.append(key.replace("{}", str(numbers[0])))
-        else:
-            shown.append(key.replace("{}", f"{{{min(numbers)}…{max(numbers)}}}"))
-    return ", ".join(shown)

@@ -3,6 +3,7 @@
 from gradlint.ops import (
     activation,
     attention,
+    classify,
     combine,
     conv,
     embed,
@@ -29,6 +30,7 @@ __all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Op", "by_parts", "
 FAMILIES = (
     activation,
     attention,
+    classify,
     combine,
     conv,
     embed,
