@@ -58,6 +58,13 @@ def cli() -> None:
               "ids:int64<1000:2,128. Repeatable; what is not given is found in the file or guessed.")  # fmt: skip
 @click.option("--capture", is_flag=True, help="TARGET is a training script: run it until it first calls its model, and check "
               "that model with those inputs. What follows are the script's arguments, after --.")  # fmt: skip
+@click.option(
+    "--horizon", type=click.IntRange(1), metavar="STEPS", help="How many steps back a recurrent model has to learn from."
+)
+@click.option("--sequence-length", type=click.IntRange(1), metavar="STEPS", help="Judge recurrences at this many steps, "
+              "whatever the length of the inputs.")  # fmt: skip
+@click.option("--training-script", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The script that trains "
+              "the models; it is read, not run.")  # fmt: skip
 @click.option("--verify", is_flag=True, help="Also run the models for real, forward and backward, and say where the prediction "
               "and the findings hold.")  # fmt: skip
 @click.option("--select", multiple=True, metavar="RULES", help="Only these rules: codes, prefixes or names, or ALL.")
@@ -85,9 +92,10 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
         options["fail_on"] = "never"
     flags = {
         name: options[name]
-        for name in ("input", "select", "ignore", "fail_on", "output_format", "output_file", "verify")
+        for name in ("input", "select", "ignore", "fail_on", "output_format", "output_file", "verify", "horizon",
+                     "sequence_length", "training_script")
         if options[name]
-    }
+    }  # fmt: skip
     settings = configure(targets, flags, config=options["config"], isolated=options["isolated"])
     if settings.output_format not in FORMATS:
         raise click.UsageError(f"output-format: expected one of {', '.join(FORMATS)}, got {settings.output_format!r}")

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gradlint.errors import UsageError
 from gradlint.findings import Severity
@@ -34,6 +34,9 @@ class Settings:
         output_format: a name in ``gradlint.report.FORMATS``.
         output_file: where the report goes; None is stdout.
         verify: put real forward and backward passes beside the prediction.
+        horizon: how many steps back a model has to learn from; by model, as ``inputs``; ``*`` is every model.
+        sequence_length: the number of steps to judge recurrences at, in place of the length of the traced inputs; likewise.
+        training_script: the script that trains the models, read by its syntax alone.
         source: the file these came from, if any.
     """
 
@@ -45,6 +48,9 @@ class Settings:
     output_file: Path | None = None
     verify: bool = False
     inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    horizon: Mapping[str, int] = field(default_factory=dict)
+    sequence_length: Mapping[str, int] = field(default_factory=dict)
+    training_script: Path | None = None
     source: Path | None = field(default=None, compare=False)
 
     def wants(self, code: str, name: str) -> bool:
@@ -67,12 +73,20 @@ class Settings:
         >>> Settings(input=("2,3",), inputs={"net.py:Net": ("2,5",)}).inputs_of("models/other.py:Net")
         ('2,3',)
         """
-        file, _, name = target.rpartition(":")
-        known = {target, name, f"{Path(file).name}:{name}"}
-        for pattern, specs in self.inputs.items():
-            if any(fnmatchcase(text, pattern) for text in sorted(known)):
-                return specs
-        return self.input
+        specs = _of_target(self.inputs, target)
+        return self.input if specs is None else specs
+
+    def horizon_of(self, target: str) -> int | None:
+        """How many steps back a model has to learn from; None where nobody said.
+
+        >>> Settings(horizon={"*": 50, "Copy": 200}).horizon_of("models.py:Copy")
+        200
+        """
+        return _of_target(self.horizon, target)
+
+    def sequence_length_of(self, target: str) -> int | None:
+        """The number of steps to judge a model's recurrences at; None: that of its inputs."""
+        return _of_target(self.sequence_length, target)
 
     def updated(self, values: Mapping[str, Any], where: str) -> Settings:
         """These settings with ``values`` (by field name) in place of their own; unknown names and values raise."""
@@ -117,6 +131,8 @@ def configure(
         result = result.updated({names[key]: value for key, value in table.items()}, str(found))
         if result.output_file is not None:
             result = replace(result, output_file=found.parent / result.output_file)
+        if result.training_script is not None:
+            result = replace(result, training_script=found.parent / result.training_script)
         result = replace(result, source=found)
     return result.updated(flags or {}, "flags")
 
@@ -137,6 +153,19 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` when something known is close, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+T = TypeVar("T")
+
+
+def _of_target(values: Mapping[str, T], target: str) -> T | None:
+    """The value whose pattern matches a model by its name, its file and name, or in full; ``*`` only where no other does."""
+    file, _, name = target.rpartition(":")
+    known = sorted({target, name, f"{Path(file).name}:{name}"})
+    for pattern, value in sorted(values.items(), key=lambda item: item[0] == "*"):
+        if any(fnmatchcase(text, pattern) for text in known):
+            return value
+    return None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -205,6 +234,17 @@ def _specs(value: object, where: str) -> dict[str, tuple[str, ...]]:
     raise UsageError(f"{where}: expected a table of models and their inputs, got {value!r}")
 
 
+def _steps(value: object, where: str) -> dict[str, int]:
+    """One number of steps for every model, or a table of models and theirs."""
+    found: dict[str, int] = {}
+    for pattern, steps in (value if isinstance(value, Mapping) else {"*": value}).items():
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            at = f": {pattern}" if isinstance(value, Mapping) else ""
+            raise UsageError(f"{where}{at}: expected a positive number of steps, got {steps!r}")
+        found[str(pattern)] = steps
+    return found
+
+
 _READERS = {
     "select": _codes,
     "ignore": _codes,
@@ -214,4 +254,7 @@ _READERS = {
     "output_format": _string,
     "output_file": _path,
     "verify": _flag,
+    "horizon": _steps,
+    "sequence_length": _steps,
+    "training_script": _path,
 }

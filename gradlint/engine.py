@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from gradlint.findings import Finding, Report, TargetReport
 from gradlint.flow import propagate
 from gradlint.load import Loaded, capture, load
 from gradlint.packs import choose, load_rules
+from gradlint.recipe import Recipe, read_recipe
 from gradlint.rule import Context, Rule
 from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
 from gradlint.verification import Verification, compare, duplicate, judge, measure, overlooked, precisions
@@ -97,7 +99,7 @@ def verify(model: Model, inputs: Inputs = None, seeds: int = _SEEDS, **settings:
 def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Report:
     rules = choose(load_rules(), settings)
     name = _called(model)
-    context = Context(_predict(model, _given(inputs, settings, name)), name, settings)
+    context = Context(_predict(model, _given(inputs, settings, name)), name, settings, _recipe(settings))
     findings, crashes = _judge(context, rules)
     if crashes:
         raise crashes[0]
@@ -133,12 +135,15 @@ def lint_script(target: str, arguments: Sequence[str], settings: Settings) -> Re
         UsageError: a setting makes no sense.
         PackError: a rule pack cannot be loaded.
     """
+    file = Path(target.partition(":")[0])
+    if settings.training_script is None and file.is_file():
+        settings = replace(settings, training_script=file)
     return _lint_all({target: lambda: [capture(target, arguments)]}, settings)
 
 
 def _lint_all(sources: Mapping[str, Callable[[], Sequence[Loaded]]], settings: Settings) -> Report:
     """Judge the models that each target yields."""
-    rules = choose(load_rules(), settings)
+    rules, recipe = choose(load_rules(), settings), _recipe(settings)
     for texts in (settings.input, *settings.inputs.values()):
         _specs(texts)
     reports: list[TargetReport] = []
@@ -151,7 +156,7 @@ def _lint_all(sources: Mapping[str, Callable[[], Sequence[Loaded]]], settings: S
                 with _contained(name, failures):
                     given = _given(None if item.call is None else described(model, *item.call), settings, name)
                     analysis = _predict(model, given, laws, item.file, as_is=item.call is not None)
-                    context = Context(analysis, name, settings)
+                    context = Context(analysis, name, settings, recipe)
                     facts = analysis.to_target_report(name, context.paths.log2, context.paths.entry)
                     found, crashes = _judge(context, rules)
                     failures += crashes
@@ -261,6 +266,11 @@ def _order(finding: Finding) -> tuple[Any, ...]:
     place = finding.location
     where = (1, "", 0, 0) if place is None else (0, place.path, place.line, place.column)
     return (*where, finding.code, finding.target, finding.module, finding.message)
+
+
+def _recipe(settings: Settings) -> Recipe | None:
+    """What the training script says."""
+    return None if settings.training_script is None else read_recipe(settings.training_script)
 
 
 def _specs(texts: Sequence[str]) -> list[InputSpec] | None:

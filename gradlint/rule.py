@@ -25,6 +25,7 @@ from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.limits import LIMITS, Limit
 from gradlint.moments import Moments
 from gradlint.paths import Loop, Paths, Segment, find_paths
+from gradlint.recipe import Recipe
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Moments",
     "Paths",
     "Place",
+    "Recipe",
     "Rule",
     "Segment",
     "Severity",
@@ -62,11 +64,13 @@ class Context:
         analysis: the prediction.
         target: the model as the user named it.
         settings: of this run.
+        recipe: what the training script says; None where none was named.
     """
 
     analysis: Analysis
     target: str
     settings: Settings = field(default_factory=Settings)
+    recipe: Recipe | None = None
 
     @cached_property
     def paths(self) -> Paths:

@@ -38,6 +38,16 @@ def test_every_setting_from_a_file():
     assert found.source == source
 
 
+def test_steps_for_all_models_or_for_some():
+    source = write("gradlint.toml", 'horizon = 200\ntraining-script = "train.py"\n[sequence-length]\n"*" = 50\nNet = 100\n')
+    found = configure()
+    assert (found.horizon_of("model.py:Net"), found.horizon_of("other")) == (200, 200)
+    assert (found.sequence_length_of("model.py:Net"), found.sequence_length_of("other")) == (100, 50)
+    assert found.training_script == source.parent / "train.py"
+    assert configure(flags={"horizon": 7}).horizon_of("model.py:Net") == 7
+    assert Settings().horizon_of("model.py:Net") is None
+
+
 def test_flags_replace_the_file():
     write("gradlint.toml", 'fail-on = "error"\nignore = ["GL1"]')
     found = configure(flags={"fail_on": "info"})
@@ -78,6 +88,8 @@ def test_isolated_reads_nothing_and_config_reads_that():
         ("fail-on = 'eror'", "did you mean 'error'"),
         ("select = 3", "expected a list of strings, got 3"),
         ("select = [3]", "expected a list of strings"),
+        ("horizon = 0", "expected a positive number of steps, got 0"),
+        ("[sequence-length]\nNet = 'x'", "Net: expected a positive number of steps"),
         ("output-format = 3", "expected a string, got 3"),
         ("select = [", "cannot be read"),
     ],

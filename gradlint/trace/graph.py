@@ -47,7 +47,8 @@ class Step:
         grad: autograd would record this call (grad mode on, not detached).
         value: the real tensor of a constant, else None.
         scalar: the number a floating-point tensor of one entry had in this run; means something where no input enters it.
-        law: of a constant whose entries were drawn at random while tracing (a dropped path's mask), else None.
+        law: of a constant whose entries were drawn at random while tracing (a dropped path's mask), or of an input of which more
+            is known than that it is random; else None.
         autocast: the dtype that ``torch.autocast`` gave matrix products where the call was made; None outside of it.
     """
 
