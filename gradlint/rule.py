@@ -17,6 +17,8 @@ from typing import ClassVar
 from torch import fx
 
 from gradlint.analysis import Analysis
+from gradlint.blocks import DepthLaw, Repeat
+from gradlint.causes import NEUTRAL
 from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
 from gradlint.dormant import Dormant, dormant
@@ -30,10 +32,12 @@ from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 
 __all__ = [
     "LIMITS",
+    "NEUTRAL",
     "Cancelled",
     "Claim",
     "Confidence",
     "Context",
+    "DepthLaw",
     "Dormant",
     "Factor",
     "Finding",
@@ -44,6 +48,7 @@ __all__ = [
     "Paths",
     "Place",
     "Recipe",
+    "Repeat",
     "Rule",
     "Segment",
     "Severity",
