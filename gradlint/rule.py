@@ -15,6 +15,8 @@ from typing import ClassVar
 from torch import fx
 
 from gradlint.analysis import Analysis
+from gradlint.blocks import DepthLaw, Repeat
+from gradlint.causes import NEUTRAL
 from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
 from gradlint.dormant import Dormant, dormant
@@ -46,6 +48,7 @@ from gradlint.wording import bits, collapse, times
 
 __all__ = [
     "LIMITS",
+    "NEUTRAL",
     "NORMS",
     "Activation",
     "Cancelled",
@@ -53,6 +56,7 @@ __all__ = [
     "Collapse",
     "Confidence",
     "Context",
+    "DepthLaw",
     "Dormant",
     "Evidence",
     "Factor",
@@ -68,6 +72,7 @@ __all__ = [
     "Range",
     "Recipe",
     "Ref",
+    "Repeat",
     "Rule",
     "Segment",
     "Severity",
