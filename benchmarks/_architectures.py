@@ -47,7 +47,8 @@ _VOCABULARY = re.compile(r"vocab_size$|codebook_size$")
 _EXPERTS = re.compile(r"^(num|n)_\w*experts$|^moe_num_experts$")
 _ID = re.compile(r"_(token_)?(id|index|idx)$")
 _WORDS, _SPECIAL = 1024, 40
-_STEPS = ((8, 2), (4, 2), (8, 4), (4, 4), (2, 2), (1, 2), (8, None), (1, 4))
+_STEPS = ((8, 2), (4, 2), (8, 4), (4, 4), (2, 2), (1, 2), (8, None), (1, None))
+_EACH, _MOST = 32, 3
 _LIMIT = 60_000_000
 
 
@@ -98,6 +99,8 @@ def _shrunk(name: str, value: Any, factor: int, depth: int | None) -> Any:
     if isinstance(value, bool):
         return value
     if isinstance(value, list | tuple) and value and all(isinstance(item, int | list | tuple) for item in value):
+        if _WIDTH.search(name) and not all(isinstance(item, int) and item >= 64 and item % factor == 0 for item in value):
+            return value  # stages that follow one another are divided together or not at all
         return type(value)(_shrunk(name, item, factor, depth) for item in value)
     if not isinstance(value, int):
         return value
@@ -106,7 +109,7 @@ def _shrunk(name: str, value: Any, factor: int, depth: int | None) -> Any:
     if _ID.search(name):
         return value if value < _WORDS else _WORDS - 1 - value % _SPECIAL
     if _EXPERTS.search(name):
-        return min(value, 8)
+        return min(value, _EACH)
     if _DEPTH.search(name):
         return value if depth is None else min(value, depth)
     if _WIDTH.search(name) and not _NO_WIDTH.search(name) and value >= 64 and value % factor == 0:
@@ -114,13 +117,13 @@ def _shrunk(name: str, value: Any, factor: int, depth: int | None) -> Any:
     return value
 
 
-def small(architecture: Architecture) -> Callable[[], nn.Module]:
-    """What builds the smallest of a few sizes that can be built.
+def small(architecture: Architecture) -> Iterator[Callable[[], nn.Module]]:
+    """What builds it, in a few sizes, small ones first: a size may be refused by the architecture itself.
 
     Raises:
-        RuntimeError: none of them can; with the reason for the smallest.
+        RuntimeError: none of them can be built; with the reason for the smallest.
     """
-    failures = []
+    failures, built = [], 0
     for name in architecture.classes:
         model = getattr(transformers, name)
         for factor, depth in _STEPS:
@@ -132,6 +135,11 @@ def small(architecture: Architecture) -> Callable[[], nn.Module]:
                 failures.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
                 continue
             if size <= _LIMIT:
-                return partial(model, config)
-            failures.append(f"{size / 1e6:.0f} M parameters")
-    raise RuntimeError(failures[0])
+                yield partial(model, config)
+                built += 1
+                if built == _MOST:
+                    return
+            else:
+                failures.append(f"{size / 1e6:.0f} M parameters")
+    if not built:
+        raise RuntimeError(failures[0])

@@ -23,6 +23,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from torch import nn
 
 from benchmarks._architectures import architectures, small
 from benchmarks._tables import between, share
@@ -44,10 +46,8 @@ from gradlint.rule import Context
 from gradlint.trace import recording, trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
-
-    from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "benchmarks" / ".cache" / "coverage.json"
@@ -82,8 +82,11 @@ class Outcome:
     worst: str = ""
 
 
-def targets() -> Iterator[tuple[str, str, Callable[[], Callable[[], nn.Module]]]]:
-    """Group, name, and what yields the builder."""
+Builders = Callable[[], Iterable[Callable[[], nn.Module]]]
+
+
+def targets() -> Iterator[tuple[str, str, Builders]]:
+    """Group, name, and what yields builders: of the same architecture in several sizes, of which one is to be judged."""
     for group in ("zoo", "programs"):
         for path in sorted((ROOT / "fixtures" / group).glob("*.py")):
             with recording():
@@ -94,18 +97,29 @@ def targets() -> Iterator[tuple[str, str, Callable[[], Callable[[], nn.Module]]]
         yield "transformers", architecture.kind, partial(small, architecture)
 
 
-def _fixture(target: str) -> Callable[[], nn.Module]:
-    return load(target)[0].build
+def _fixture(target: str) -> list[Callable[[], nn.Module]]:
+    return [load(target)[0].build]
 
 
-def judge(group: str, target: str, source: Callable[[], Callable[[], nn.Module]], *, measured: bool) -> Outcome:
+def judge(group: str, target: str, builders: Builders, *, measured: bool) -> Outcome:
+    """The outcome of the first size that can be traced; that of the smallest if none can."""
+    first: Outcome | None = None
+    try:
+        for build in builders():
+            outcome = judged(group, target, build, measured=measured)
+            if outcome.failed not in ("build", "inputs", "trace"):
+                return outcome
+            first = first if first is not None and first.failed != "build" else outcome
+    except Exception as error:  # noqa: BLE001 - the reason is the result
+        return Outcome(group, target, failed="build", message=f"{type(error).__name__}: {error}")
+    assert first is not None
+    return first
+
+
+def judged(group: str, target: str, build: Callable[[], nn.Module], *, measured: bool) -> Outcome:
     """Take one model through all stages."""
     made = partial(Outcome, group, target)
     start = time.perf_counter()
-    try:
-        build = source()
-    except Exception as error:  # noqa: BLE001 - the reason is the result
-        return made(failed="build", message=f"{type(error).__name__}: {error}")
     stage, inputs, nodes = "trace", "", 0
     try:
         traced = trace(build)
@@ -138,11 +152,11 @@ def _child(answer: Connection, job: Callable[[], Outcome]) -> None:
     answer.send(job())
 
 
-def apart(group: str, target: str, source: Callable[[], Callable[[], nn.Module]], *, measured: bool) -> Outcome:
+def apart(group: str, target: str, builders: Builders, *, measured: bool) -> Outcome:
     """The same in a process of its own, which may crash or hang."""
     context = get_context("fork")
     mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(theirs, partial(judge, group, target, source, measured=measured)))
+    process = context.Process(target=_child, args=(theirs, partial(judge, group, target, builders, measured=measured)))
     process.start()
     theirs.close()
     try:
@@ -219,7 +233,7 @@ def main(args: Sequence[str] | None = None) -> int:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     kept, order = _kept(), []
-    for group, target, source in targets():
+    for group, target, builders in targets():
         order.append(target)
         chosen = not options.only or any(p == target or fnmatch.fnmatch(target, p) for p in options.only)
         known = kept.get(target)
@@ -227,7 +241,7 @@ def main(args: Sequence[str] | None = None) -> int:
             continue
         if (options.again and known is not None and not known.failed) or (options.missing and known is not None):
             continue
-        outcome = kept[target] = apart(group, target, source, measured=options.verify)
+        outcome = kept[target] = apart(group, target, builders, measured=options.verify)
         state = (
             f"{outcome.failed} FAILED{' (internal)' * outcome.internal}: {outcome.message}" if outcome.failed else outcome.inputs
         )

@@ -6,8 +6,6 @@ thresholds come from :data:`LIMITS`.
 
 from __future__ import annotations
 
-import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +15,28 @@ from typing import ClassVar
 from torch import fx
 
 from gradlint.analysis import Analysis
+from gradlint.blocks import DepthLaw, Repeat
+from gradlint.causes import NEUTRAL
 from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
 from gradlint.dormant import Dormant, dormant
-from gradlint.evidence import Collapse, Evidence, evidence_of
+from gradlint.evidence import (
+    NORMS,
+    Activation,
+    Collapse,
+    Evidence,
+    Layer,
+    Op,
+    Ops,
+    Range,
+    Ref,
+    Singularity,
+    evidence_of,
+    find_activations,
+    find_ranges,
+    find_singularities,
+    near_zero,
+)
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.limits import LIMITS, Limit
@@ -29,30 +45,41 @@ from gradlint.paths import Loop, Paths, Segment, find_paths
 from gradlint.recipe import Recipe
 from gradlint.run import Crash, Run, Stale, Unused
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
+from gradlint.wording import bits, collapse, times
 
 __all__ = [
     "LIMITS",
+    "NEUTRAL",
+    "NORMS",
+    "Activation",
     "Cancelled",
     "Claim",
     "Collapse",
     "Confidence",
     "Context",
     "Crash",
+    "DepthLaw",
     "Dormant",
     "Evidence",
     "Factor",
     "Finding",
+    "Layer",
     "Limit",
     "Location",
     "Loop",
     "Moments",
+    "Op",
     "Paths",
     "Place",
+    "Range",
     "Recipe",
+    "Ref",
+    "Repeat",
     "Rule",
     "Run",
     "Segment",
     "Severity",
+    "Singularity",
     "Stale",
     "Unused",
     "bits",
@@ -111,6 +138,40 @@ class Context:
         """Leaf recurrent modules by node name."""
         traced = self.analysis.flowed.traced
         return {n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"}
+
+    @cached_property
+    def ops(self) -> Ops:
+        """The calls of forward, and who uses what."""
+        return Ops(self.analysis.flowed.traced)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The calls that multiply by a weight."""
+        return self.ops.layers()
+
+    @cached_property
+    def ranges(self) -> Mapping[str, Range]:
+        """Node name to the values that it can have."""
+        return find_ranges(self.analysis.flowed, self.ops)
+
+    @cached_property
+    def singularities(self) -> tuple[Singularity, ...]:
+        """Where values or slopes are not finite."""
+        return find_singularities(self.analysis.flowed, self.ops, self.ranges)
+
+    @cached_property
+    def activations(self) -> tuple[Activation, ...]:
+        """How nonlinearities behave on what they see."""
+        return find_activations(self.analysis.flowed, self.ops)
+
+    def graded(self, node: str) -> bool:
+        """A gradient arrives at a node."""
+        return node in self.analysis.flowed.backward
+
+    def near_zero(self, node: str) -> float:
+        """Share of a node's entries within a thousandth of their rms of zero; 0 where its law is unknown."""
+        law = self.forward(node)
+        return 0.0 if law is None else near_zero(law)
 
     def leaf_path(self, node: str) -> str:
         """Module path of a leaf recurrent module."""
@@ -307,41 +368,3 @@ class Rule(ABC):
             fix,
             claim,
         )
-
-
-def bits(gain: float) -> float:
-    """log2."""
-    return math.log2(gain)
-
-
-def times(log2: float) -> str:
-    """A gain in bits as the factor a reader knows: ``×4.3e5``."""
-    if abs(log2) > 1000:
-        return f"×2^{log2:.0f}"
-    factor = 2.0**log2
-    if 100 <= factor < 1e4:
-        text = f"{factor:.0f}"
-    elif 1e-3 <= factor < 100:
-        text = f"{factor:.2g}"
-    else:
-        mantissa, _, exponent = f"{factor:.1e}".partition("e")
-        text = f"{mantissa}e{int(exponent)}"
-    return f"×{text}"
-
-
-def collapse(names: Iterable[str]) -> str:
-    """``blocks.0.fc, blocks.1.fc, …`` as ``blocks.{0…47}.fc``."""
-    patterns: dict[str, list[int]] = {}
-    for name in names:
-        match = re.search(r"\d+", name)
-        key = name if match is None else name[: match.start()] + "{}" + name[match.end() :]
-        patterns.setdefault(key, []).append(-1 if match is None else int(match.group()))
-    shown = []
-    for key, numbers in patterns.items():
-        if numbers == [-1] * len(numbers):
-            shown.append(key)
-        elif len(numbers) == 1:
-            shown.append(key.replace("{}", str(numbers[0])))
-        else:
-            shown.append(key.replace("{}", f"{{{min(numbers)}…{max(numbers)}}}"))
-    return ", ".join(shown)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import gradlint
-from gradlint.evidence import Evidence, apart
+from gradlint.evidence import Evidence
+from gradlint.evidence.collapse import apart
 from gradlint.moments import Moments
 from gradlint.rule import Context
 

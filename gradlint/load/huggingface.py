@@ -91,7 +91,7 @@ def _loaded(library: Any, name: str, data: Mapping[str, Any], arguments: Mapping
     if not (isinstance(model, type) and issubclass(model, nn.Module)):
         raise _unknown(library, f"model {name!r}", data, path, target)
     with importing(target, str(path)):
-        known = vars(model.config_class.from_dict(dict(data)))
+        known = vars(_configured(model, data))
     for field in arguments:
         if field not in known:
             close = difflib.get_close_matches(field, known, n=1)
@@ -109,10 +109,14 @@ def _unknown(library: Any, what: str, data: Mapping[str, Any], path: Path, targe
     return LoadError(message, target=target, hint="install the version it was saved with: see transformers_version in it")
 
 
+def _configured(model: Any, data: Mapping[str, Any]) -> Any:
+    return model.config_class.from_dict(dict(data))
+
+
 def _built(model: Any, data: dict[str, Any], path: Path, target: str) -> nn.Module:
     try:
         with running(str(path.resolve().parent), str(path)), _offline():
-            made: nn.Module = model(model.config_class.from_dict(data))
+            made: nn.Module = model(_configured(model, data))
             return made
     except (Exception, SystemExit) as error:
         hint = "the file may be of another version of transformers, or need a package that is not installed"

@@ -27,7 +27,7 @@ from gradlint.trace.source import user_line
 
 __all__ = ["guessed", "resolve"]
 
-_SECONDS = 40.0
+_WORK = 1_600_000  # in calls
 _SEEDS = 80
 _SHOWN = 6
 _MORE = 3  # rounds, each with more arguments
@@ -70,7 +70,7 @@ def _offered(model: nn.Module, *, tried: bool) -> Arguments | None:
     if found is None:
         return None
     name, values = found
-    outcome = Prober(model, seconds=_SECONDS).run(values) if tried else None
+    outcome = Prober(model, work=_WORK).run(values) if tried else None
     if outcome is None or outcome.error is None:
         return drawn(model, values, name)
     place = user_line(outcome.error.__traceback__)
@@ -108,7 +108,7 @@ def _found(model: nn.Module, given: Values, fixed: frozenset[Key]) -> Values:
         InputError: nothing was found.
     """
     failures: list[Refusal] = []
-    prober = Prober(model, seconds=_SECONDS)
+    prober = Prober(model, work=_WORK)
 
     def suggest(name: str) -> list[Any]:
         return candidates(model, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY), _batch(given))

@@ -9,7 +9,7 @@ The gain tells whether early layers hear of the loss. A network can fail with a 
   from that of a network that knows nothing;
 * *sharpness*: one step of SGD moves an output by the learning rate times the neural tangent kernel
   ``Θ = Σ_θ (∂output/∂θ)²`` times the error there (Jacot et al. 2018, arXiv:1806.07572); beyond ``lr · Θ ≈ 2`` it overshoots,
-  and far below it nothing moves (Xiao et al. 2020, arXiv:1912.13053).
+  and far below it nothing moves (Lee et al. 2019, arXiv:1902.06720, §2.2; Xiao et al. 2020, arXiv:1912.13053).
 
 Everything is a property of the laws of the weights and of white-noise inputs, as all else in gradlint. ``None`` means unknown.
 """
@@ -52,7 +52,8 @@ class Evidence:
         first: log2 of the share of ``Θ`` that the first weight's parameters have, in norm; None without a first weight.
         band: bits between the largest and the smallest gradient norm of a weight with two or more axes; zeros left out.
         saturation: the most saturated activation: log2 of its slope's rms, and its node.
-        peak: log2 of the largest rms of an activation, over the input's or 1.
+        peak: log2 of the largest rms of an activation.
+        outputs: size of the output's last axis.
     """
 
     output: float | None
@@ -63,6 +64,19 @@ class Evidence:
     band: float | None
     saturation: tuple[float, str] | None
     peak: float | None
+    outputs: int
+
+    @property
+    def curvature(self) -> float | None:
+        """log2 of the loss's steepest curvature at initialisation, ``Θ`` times that of the loss in the output.
+
+        The loss is not known. One output is taken for a mean squared error, whose second derivative is 2; C outputs for the
+        logits of a cross entropy, whose second derivative is near 1/C as long as they say nothing. Samples are taken to pull in
+        one direction: an upper bound, reached where they arrive alike.
+        """
+        if self.sharpness is None:
+            return None
+        return self.sharpness + (1.0 if self.outputs == 1 else -math.log2(self.outputs))
 
     @property
     def collapse(self) -> float | None:
@@ -85,6 +99,7 @@ def evidence_of(flowed: Flowed, paths: Paths) -> Evidence:
         *_kernel(flowed, paths, final),
         min(slopes, default=None),
         _log2(max(sizes, default=0.0)),
+        final.shape[-1] if final is not None and final.shape else 1,
     )
 
 
