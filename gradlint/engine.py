@@ -29,7 +29,6 @@ from gradlint.findings import Finding, Hop, Report, TargetReport
 from gradlint.flow import propagate
 from gradlint.load import Loaded, capture, load, parse_arguments
 from gradlint.packs import load_rules
-from gradlint.recipe import Recipe, read_recipe
 from gradlint.review import Review
 from gradlint.rule import Context
 from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
@@ -101,7 +100,7 @@ def verify(model: Model, inputs: Inputs = None, seeds: int = _SEEDS, **settings:
 def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Report:
     review = Review(load_rules(settings.packs), settings)
     name = _called(model)
-    context = Context(_predict(model, _given(inputs, settings, name)), name, review.settings, _recipe(settings))
+    context = Context(_predict(model, _given(inputs, settings, name)), name, review.settings, review.settings.recipe())
     findings = review.judge(context)
     facts = _facts(context)
     missed: list[TargetError] = []
@@ -167,7 +166,7 @@ def _source(text: str, arguments: Mapping[str, Any], settings: Settings) -> _Sou
 
 def _lint_all(sources: Sequence[_Source], settings: Settings) -> Report:
     """Judge the models that each target yields."""
-    review, recipe = Review(load_rules(settings.packs), settings), _recipe(settings)
+    review = Review(load_rules(settings.packs), settings)
     for texts in (settings.input, *settings.inputs.values(), *(target.own.get("input", ()) for target in settings.target)):
         _specs(texts)
     reports: list[TargetReport] = []
@@ -175,6 +174,7 @@ def _lint_all(sources: Sequence[_Source], settings: Settings) -> Report:
     failures: list[TargetError] = []
     for source in sources:
         own = review.settings.of(source.target)
+        recipe = own.recipe()
         with ambient_kept():  # what the file sets globally holds for its models, and for no other file
             for item, model, laws in _models(source, failures):
                 name = source.name(item)
@@ -281,11 +281,6 @@ def _report(
         version=__version__,
         suppressed=verdict.suppressed,
     )
-
-
-def _recipe(settings: Settings) -> Recipe | None:
-    """What the training script says."""
-    return None if settings.training_script is None else read_recipe(settings.training_script)
 
 
 def _specs(texts: Sequence[str]) -> list[InputSpec] | None:

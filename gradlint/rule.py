@@ -99,7 +99,7 @@ class Context:
         analysis: the prediction.
         target: the model as the user named it.
         settings: of this run.
-        recipe: what the training script says; None where none was named.
+        recipe: what the training script or the configuration says; None where nothing was said.
     """
 
     analysis: Analysis

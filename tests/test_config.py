@@ -162,6 +162,22 @@ def test_a_target_has_settings_of_its_own():
     assert found.of(None) is found
 
 
+def test_what_is_given_stands_in_for_what_the_script_says():
+    write("train.py", "opt = torch.optim.SGD(ps, lr=0.1)\nclip_grad_norm_(ps, 5.0)\nopt.step()\n")
+    source = write("gradlint.toml", "training-script = 'train.py'\n[train]\nclip = 1.0\nprecision = 'fp16'\n")
+    recipe = configure().recipe()
+    assert [(clip.threshold.value, clip.location.path) for clip in recipe.clips] == [(1.0, str(source))]
+    assert [(made.name, made.lr.value) for made in recipe.optimizers] == [("SGD", 0.1)]
+    assert (recipe.precisions, recipe.trains) == (("fp16",), True)
+    write("gradlint.toml", "[train]\noptimizer = 'sgd'\nlr = 0.2\n")
+    recipe = configure().recipe()
+    assert (recipe.trains, recipe.clips, recipe.optimizers[0].lr.value) == (True, (), 0.2)
+    write("gradlint.toml", "training-script = 'missing.py'")
+    with pytest.raises(UsageError, match=r"missing\.py: cannot be read"):
+        configure().recipe()
+    assert Settings().recipe() is None
+
+
 def test_a_flag_counts_more_than_a_target_of_the_file():
     write("gradlint.toml", TARGETS)
     found = configure(flags={"max_gain": 5.0, "input": ("4,8",), "select": ("GL201",)})

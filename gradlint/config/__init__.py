@@ -9,7 +9,8 @@ schema.json   for editors; written from the classes by ``./dev docs``
 from __future__ import annotations
 
 from gradlint.config.files import BASELINE, ENVIRONMENT, configure, discover, misspelt
-from gradlint.config.settings import KINDS, Settings, Target, Training, schema
+from gradlint.config.settings import KINDS, Settings, Target, schema
+from gradlint.config.training import Training
 from gradlint.config.values import matches, suggest, weight
 
 __all__ = [

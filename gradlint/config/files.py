@@ -16,8 +16,8 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 
 from gradlint._version import __version__
-from gradlint.config.settings import KINDS, Settings, Target, read_table
-from gradlint.config.values import suggest
+from gradlint.config.settings import KINDS, Settings, Target
+from gradlint.config.values import read_table, suggest
 from gradlint.errors import UsageError
 
 __all__ = ["BASELINE", "ENVIRONMENT", "configure", "discover", "misspelt"]

@@ -8,56 +8,35 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gradlint.config.training import TRAINING, Training
 from gradlint.config.values import (
     ARGUMENTS,
     CODES,
     FAIL_ON,
     FLAG,
     FORMATS,
-    NOT_NEGATIVE,
     POSITIVE,
     SPECIFIER,
     STEPS,
     STRING,
     STRINGS,
     Kind,
-    choice,
     matches,
     object_of,
     path,
     paths,
-    suggest,
+    read_table,
     table_of,
     weight,
 )
 from gradlint.errors import UsageError
-from gradlint.findings import Finding, Severity
+from gradlint.findings import Finding, Location, Severity
+from gradlint.recipe import Recipe, read_recipe
 
-__all__ = ["KINDS", "Settings", "Target", "Training", "read_table", "schema"]
+__all__ = ["KINDS", "Settings", "Target", "schema"]
 
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Training:
-    """How models will be trained, as far as it is given rather than read from a script.
-
-    Args:
-        optimizer: the optimiser's kind, in lower case; empty means it is not known.
-        lr: the learning rate.
-        weight_decay: its coefficient.
-        clip: the largest norm that clipping lets a gradient have.
-        precision: in which forward and backward run.
-        loss_scale: what the loss is multiplied with in half precision.
-    """
-
-    optimizer: str = ""
-    lr: float | None = None
-    weight_decay: float | None = None
-    clip: float | None = None
-    precision: str = "fp32"
-    loss_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +151,15 @@ class Settings:
                 here += codes
         return any(weight(selector, finding.code, finding.name) for selector in here)
 
+    def recipe(self) -> Recipe | None:
+        """How the models are trained, from the script and what the configuration says; None where neither is given.
+
+        Raises:
+            UsageError: the script cannot be read.
+        """
+        script = None if self.training_script is None else read_recipe(self.training_script)
+        return self.train.recipe(Location(str(self.source or "[tool.gradlint]"), 1), script)
+
     def inputs_of(self, target: str) -> tuple[str, ...]:
         """The specs for a model: its own, else those for every model.
 
@@ -233,28 +221,6 @@ def _of_target(values: Mapping[str, T], target: str) -> T | None:
     return None
 
 
-def read_table(values: Mapping[str, Any], kinds: Mapping[str, Kind], where: str, *, kebab: bool = False) -> dict[str, Any]:
-    """The checked values of a table.
-
-    Args:
-        kebab: keys are written as in a file (``fail-on``), not as fields (``fail_on``).
-    """
-    known = {key.replace("_", "-") if kebab else key: key for key in kinds}
-    for key in values:
-        if key not in known:
-            hint = suggest(key.replace("_", "-") if kebab else key, known)
-            raise UsageError(f"{where}: unknown setting {key!r}{hint}")
-    return {known[key]: kinds[known[key]].read(value, f"{where}: {key}") for key, value in values.items()}
-
-
-def _training(value: object, where: str) -> Training:
-    if isinstance(value, Training):
-        return value
-    if isinstance(value, Mapping):
-        return Training(**read_table(value, _TRAINING, where, kebab=True))
-    raise UsageError(f"{where}: expected a table, got {value!r}")
-
-
 def _targets(value: object, where: str) -> tuple[Target, ...]:
     if not isinstance(value, list | tuple):
         raise UsageError(f"{where}: expected [[target]] tables, got {value!r}")
@@ -287,15 +253,6 @@ def schema() -> dict[str, Any]:
     }
 
 
-_TRAINING: Mapping[str, Kind] = {
-    "optimizer": choice("sgd", "momentum", "adam", "adamw", "adagrad", "rmsprop", "lion", "lars", "lamb", "muon"),
-    "lr": POSITIVE,
-    "weight_decay": NOT_NEGATIVE,
-    "clip": POSITIVE,
-    "precision": choice("fp32", "fp16", "bf16"),
-    "loss_scale": POSITIVE,
-}
-_RECIPE = Kind(_training, object_of(Training, _TRAINING))
 _TARGET: Mapping[str, Kind] = {"name": STRING, "model": STRING, "args": ARGUMENTS}
 _OWN: Mapping[str, Kind] = {
     "input": STRINGS,
@@ -303,7 +260,7 @@ _OWN: Mapping[str, Kind] = {
     "max_gain": POSITIVE,
     "min_gain": POSITIVE,
     "fp16_headroom_bits": POSITIVE,
-    "train": _RECIPE,
+    "train": TRAINING,
 }
 _CODES_BY_PATTERN = table_of(CODES, "patterns and codes")
 KINDS: Mapping[str, Kind] = {
@@ -325,7 +282,7 @@ KINDS: Mapping[str, Kind] = {
     "max_gain": POSITIVE,
     "min_gain": POSITIVE,
     "fp16_headroom_bits": POSITIVE,
-    "train": _RECIPE,
+    "train": TRAINING,
     "per_file_ignores": _CODES_BY_PATTERN,
     "per_target_ignores": _CODES_BY_PATTERN,
     "per_module_ignores": _CODES_BY_PATTERN,

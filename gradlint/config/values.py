@@ -35,6 +35,7 @@ __all__ = [
     "object_of",
     "path",
     "paths",
+    "read_table",
     "suggest",
     "table_of",
     "weight",
@@ -143,6 +144,20 @@ def _described(cls: type) -> dict[str, str]:
     text = (inspect.getdoc(cls) or "").partition("Args:\n")[2]
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
     return {name: re.sub(r"\s+", " ", said).replace("``", "`") for name, said in entries}
+
+
+def read_table(values: Mapping[str, Any], kinds: Mapping[str, Kind], where: str, *, kebab: bool = False) -> dict[str, Any]:
+    """The checked values of a table.
+
+    Args:
+        kebab: keys are written as in a file (``fail-on``), not as fields (``fail_on``).
+    """
+    known = {key.replace("_", "-") if kebab else key: key for key in kinds}
+    for key in values:
+        if key not in known:
+            hint = suggest(key.replace("_", "-") if kebab else key, known)
+            raise UsageError(f"{where}: unknown setting {key!r}{hint}")
+    return {known[key]: kinds[known[key]].read(value, f"{where}: {key}") for key, value in values.items()}
 
 
 def _string(value: object, where: str) -> str:
