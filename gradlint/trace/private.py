@@ -26,6 +26,7 @@ __all__ = [
     "global_hooks",
     "hold",
     "is_functorch_wrapped",
+    "is_view_operator",
     "operator_name",
     "storage_key",
     "unoptimised",
@@ -86,6 +87,11 @@ def operator_name(func: Callable[..., Any]) -> str:
     """The name of an aten operator without namespace and overload, such as ``normal_``."""
     schema = getattr(func, "_schema", None)
     return "" if schema is None else str(schema.name).rpartition("::")[2]
+
+
+def is_view_operator(func: Callable[..., Any]) -> bool:
+    """The aten operator returns another view of its first argument."""
+    return bool(getattr(func, "is_view", False))
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import time
 import traceback
 import warnings
 import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,10 @@ from gradlint.trace.tree import first_floating, map_tensors, tensors_in
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RECURRENT", "Called", "Operand", "Outcome", "Prober"]
+__all__ = ["RECURRENT", "Around", "Called", "Operand", "Outcome", "Prober"]
+
+Around = Callable[[], AbstractContextManager[Any]]
+"""Makes the context that forward is run in."""
 
 ENOUGH = 4  # samples per channel that a batch normalisation needs to be more than a sign
 
@@ -173,10 +178,12 @@ class Prober:
 
     Args:
         seconds: what all runs may take together.
+        around: what to run forward in.
     """
 
-    def __init__(self, model: nn.Module, *, seconds: float) -> None:
+    def __init__(self, model: nn.Module, *, seconds: float, around: Around = nullcontext) -> None:
         self.model = model
+        self._around = around
         self._deadline = time.monotonic() + seconds
         self._pause = self._deadline
         self._left = 0
@@ -218,7 +225,7 @@ class Prober:
             watch = _Watch(given, stop)
             _listen(model, watch)
             try:
-                with watch, torch.set_grad_enabled(self._grad):
+                with self._around(), watch, torch.set_grad_enabled(self._grad):
                     result = _call(model, args, kwargs)
             except _Stop:
                 return Outcome(watch.calls, None, watch.last())
