@@ -7,6 +7,8 @@ import math
 import traceback
 import warnings
 import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,10 @@ from gradlint.trace.tree import first_floating, map_tensors, tensors_in
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RECURRENT", "Called", "Operand", "Outcome", "Prober"]
+__all__ = ["RECURRENT", "Around", "Called", "Operand", "Outcome", "Prober"]
+
+Around = Callable[[], AbstractContextManager[Any]]
+"""Makes the context that forward is run in."""
 
 ENOUGH = 4  # samples per channel that a batch normalisation needs to be more than a sign
 
@@ -181,10 +186,12 @@ class Prober:
 
     Args:
         work: what all runs may cost together, in calls: not in seconds, so that every machine finds the same.
+        around: what to run forward in.
     """
 
-    def __init__(self, model: nn.Module, *, work: int) -> None:
+    def __init__(self, model: nn.Module, *, work: int, around: Around = nullcontext) -> None:
         self.model = model
+        self._around = around
         self._work = work
         self._pause = 0
         self._left = 0
@@ -227,7 +234,7 @@ class Prober:
             _listen(model, watch)
             try:
                 try:
-                    with watch, torch.set_grad_enabled(self._grad):
+                    with self._around(), watch, torch.set_grad_enabled(self._grad):
                         result = _call(model, args, kwargs)
                 finally:
                     self._work -= 1 + watch.work
