@@ -1,23 +1,11 @@
-"""What rules judge by, beside the moments: calls and layers, ranges of values, singular places."""
+"""What rules judge by, beside the gains: calls and layers, ranges of values, singular places, streams, scores."""
 
-from gradlint.evidence.activations import Activation, find_activations
-from gradlint.evidence.asleep import find_asleep
+from gradlint.evidence.activations import Activation
 from gradlint.evidence.calls import NORMS, Layer, Op, Ops, Ref
-from gradlint.evidence.ranges import Range, find_ranges, near_zero
-from gradlint.evidence.singular import Singularity, find_singularities
+from gradlint.evidence.evidence import Evidence
+from gradlint.evidence.ranges import Range
+from gradlint.evidence.scores import Scores
+from gradlint.evidence.singular import Singularity
+from gradlint.evidence.streams import Stream
 
-__all__ = [
-    "NORMS",
-    "Activation",
-    "Layer",
-    "Op",
-    "Ops",
-    "Range",
-    "Ref",
-    "Singularity",
-    "find_activations",
-    "find_asleep",
-    "find_ranges",
-    "find_singularities",
-    "near_zero",
-]
+__all__ = ["NORMS", "Activation", "Evidence", "Layer", "Op", "Ops", "Range", "Ref", "Scores", "Singularity", "Stream"]

@@ -42,7 +42,7 @@ class DeadZeroChain(Rule):
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
         groups: dict[Location | None, list[str]] = {}
-        asleep = set(context.asleep) - set(context.unused) - {c.parameter for c in context.cancelled}
+        asleep = set(context.evidence.asleep) - set(context.unused) - {c.parameter for c in context.cancelled}
         weights = [n for n in context.parameters if n in asleep and len(context.parameters[n].shape) > 1]
         for name in weights:
             groups.setdefault(context.guilty_line(name), []).append(name)
