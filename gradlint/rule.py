@@ -30,12 +30,11 @@ from gradlint.evidence import (
     Ops,
     Range,
     Ref,
+    Scores,
     Singularity,
-    evidence_of,
-    find_activations,
-    find_ranges,
-    find_singularities,
-    near_zero,
+    Stream,
+    Symptoms,
+    find_symptoms,
 )
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
@@ -67,6 +66,7 @@ __all__ = [
     "Loop",
     "Moments",
     "Op",
+    "Ops",
     "Paths",
     "Place",
     "Range",
@@ -74,9 +74,12 @@ __all__ = [
     "Ref",
     "Repeat",
     "Rule",
+    "Scores",
     "Segment",
     "Severity",
     "Singularity",
+    "Stream",
+    "Symptoms",
     "bits",
     "collapse",
     "times",
@@ -108,9 +111,9 @@ class Context:
         return find_paths(self.analysis)
 
     @cached_property
-    def evidence(self) -> Evidence:
+    def symptoms(self) -> Symptoms:
         """What else the moments say about training: collapse, scale of the output, sharpness."""
-        return evidence_of(self.analysis.flowed, self.paths)
+        return find_symptoms(self.analysis.flowed, self.paths)
 
     @cached_property
     def typical(self) -> float:
@@ -135,38 +138,9 @@ class Context:
         return {n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"}
 
     @cached_property
-    def ops(self) -> Ops:
-        """The calls of forward, and who uses what."""
-        return Ops(self.analysis.flowed.traced)
-
-    @cached_property
-    def layers(self) -> tuple[Layer, ...]:
-        """The calls that multiply by a weight."""
-        return self.ops.layers()
-
-    @cached_property
-    def ranges(self) -> Mapping[str, Range]:
-        """Node name to the values that it can have."""
-        return find_ranges(self.analysis.flowed, self.ops)
-
-    @cached_property
-    def singularities(self) -> tuple[Singularity, ...]:
-        """Where values or slopes are not finite."""
-        return find_singularities(self.analysis.flowed, self.ops, self.ranges)
-
-    @cached_property
-    def activations(self) -> tuple[Activation, ...]:
-        """How nonlinearities behave on what they see."""
-        return find_activations(self.analysis.flowed, self.ops)
-
-    def graded(self, node: str) -> bool:
-        """A gradient arrives at a node."""
-        return node in self.analysis.flowed.backward
-
-    def near_zero(self, node: str) -> float:
-        """Share of a node's entries within a thousandth of their rms of zero; 0 where its law is unknown."""
-        law = self.forward(node)
-        return 0.0 if law is None else near_zero(law)
+    def evidence(self) -> Evidence:
+        """What the model is made of and does, beside the gains."""
+        return Evidence(self.analysis.flowed)
 
     def leaf_path(self, node: str) -> str:
         """Module path of a leaf recurrent module."""
