@@ -42,6 +42,7 @@ from gradlint.limits import LIMITS, Limit
 from gradlint.moments import Moments
 from gradlint.paths import Loop, Paths, Segment, find_paths
 from gradlint.recipe import Recipe
+from gradlint.run import Crash, Run, Stale, Unused
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 from gradlint.wording import bits, collapse, times
 
@@ -55,6 +56,7 @@ __all__ = [
     "Collapse",
     "Confidence",
     "Context",
+    "Crash",
     "DepthLaw",
     "Dormant",
     "Evidence",
@@ -74,12 +76,15 @@ __all__ = [
     "Ref",
     "Repeat",
     "Rule",
+    "Run",
     "Scores",
     "Segment",
     "Severity",
     "Singularity",
+    "Stale",
     "Stream",
     "Symptoms",
+    "Unused",
     "bits",
     "collapse",
     "times",
@@ -97,7 +102,7 @@ class Context:
         analysis: the prediction.
         target: the model as the user named it.
         settings: of this run.
-        recipe: what the training script says; None where none was named.
+        recipe: what the training script or the configuration says; None where nothing was said.
     """
 
     analysis: Analysis
@@ -285,15 +290,25 @@ class Context:
 
 
 class Rule(ABC):
-    """One check. Subclass it in a module named after its code; nothing to register."""
+    """One check. Subclass it in a module named after its code; nothing to register.
+
+    ``preview``: it reports only where ``--preview`` asks for it. ``formerly``: codes and names it had, which still mean it.
+    """
 
     code: ClassVar[str]
     name: ClassVar[str]
     severity: ClassVar[Severity]
+    preview: ClassVar[bool] = False
+    formerly: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with the model."""
+
+    def review(self, run: Run) -> Iterable[Finding]:
+        """Yield what is wrong with the run as a whole, after every model was checked."""
+        del run
+        return ()
 
     def finding(
         self,
