@@ -22,8 +22,9 @@ from gradlint.config import Settings
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.moments import Moments
-from gradlint.paths import Loop, Paths, Segment, find_paths
+from gradlint.paths import Paths, Segment, find_paths
 from gradlint.recipe import Recipe
+from gradlint.recurrence import Curve, Recurrence
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 
 __all__ = [
@@ -32,15 +33,16 @@ __all__ = [
     "Claim",
     "Confidence",
     "Context",
+    "Curve",
     "Factor",
     "Finding",
     "Limit",
     "Location",
-    "Loop",
     "Moments",
     "Paths",
     "Place",
     "Recipe",
+    "Recurrence",
     "Rule",
     "Segment",
     "Severity",
