@@ -40,8 +40,9 @@ from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.limits import LIMITS, Limit
 from gradlint.moments import Moments
-from gradlint.paths import Loop, Paths, Segment, find_paths
+from gradlint.paths import Paths, Segment, find_paths
 from gradlint.recipe import Recipe
+from gradlint.recurrence import Curve, Recurrence
 from gradlint.run import Crash, Run, Stale, Unused
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 from gradlint.wording import bits, collapse, times
@@ -57,6 +58,7 @@ __all__ = [
     "Confidence",
     "Context",
     "Crash",
+    "Curve",
     "DepthLaw",
     "Dormant",
     "Evidence",
@@ -65,7 +67,6 @@ __all__ = [
     "Layer",
     "Limit",
     "Location",
-    "Loop",
     "Moments",
     "Op",
     "Ops",
@@ -73,6 +74,7 @@ __all__ = [
     "Place",
     "Range",
     "Recipe",
+    "Recurrence",
     "Ref",
     "Repeat",
     "Rule",

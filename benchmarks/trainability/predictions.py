@@ -67,8 +67,8 @@ def predict(c: Configuration) -> Prediction:
 
 
 def memory(context: Context) -> float | None:
-    loops = [loop.log2 * loop.steps for loop in context.paths.loops]
-    return max(loops, key=abs) if loops else None
+    grown = [found.curve.at(found.steps) for found in context.paths.recurrences]
+    return max(grown, key=abs) if grown else None
 
 
 def spec(c: Configuration) -> str:
