@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from torch import fx
 
+from gradlint.alike import Alike, likeness
 from gradlint.analysis import Analysis
 from gradlint.blocks import DepthLaw, Repeat
 from gradlint.causes import NEUTRAL
@@ -44,6 +45,7 @@ from gradlint.paths import Paths, Segment, find_paths
 from gradlint.recipe import Recipe
 from gradlint.recurrence import Curve, Recurrence
 from gradlint.run import Crash, Run, Stale, Unused
+from gradlint.spread import Spread
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 from gradlint.wording import bits, collapse, times
 
@@ -52,6 +54,7 @@ __all__ = [
     "NEUTRAL",
     "NORMS",
     "Activation",
+    "Alike",
     "Cancelled",
     "Claim",
     "Collapse",
@@ -123,10 +126,20 @@ class Context:
         return find_symptoms(self.analysis.flowed, self.paths)
 
     @cached_property
+    def spread(self) -> Spread | None:
+        """How far the end-to-end gain of one draw of the weights lies from the mean; None where that is not known."""
+        scale = self.analysis.spreads.backward.get(self.paths.entry or "")
+        return None if scale is None else scale.spread
+
+    @cached_property
     def typical(self) -> float:
         """Bits by which the median end-to-end gain differs from the mean one; 0 where draws of the weights hardly differ."""
-        scale = self.analysis.spreads.backward.get(self.paths.entry or "")
-        return scale.spread.typical if scale is not None and scale.spread.bits > _SPREAD else 0.0
+        return self.spread.typical if self.spread is not None and self.spread.bits > _SPREAD else 0.0
+
+    def width(self, segment: Segment) -> int:
+        """How many numbers each output of a segment's weight is made of, or feeds, whichever are fewer: its fan-in or fan-out."""
+        shape = self.parameters[str(segment.parameter)].shape
+        return min(math.prod(shape[1:]), shape[0] * math.prod(shape[2:]))
 
     @property
     def parameters(self) -> Mapping[str, ParameterRecord]:
@@ -176,6 +189,11 @@ class Context:
     def cancelled(self) -> tuple[Cancelled, ...]:
         """Parameters whose only effect is taken out again by what follows: their gradient is zero, always."""
         return tuple(cancelled(self.analysis.flowed))
+
+    @cached_property
+    def likeness(self) -> tuple[Alike, ...]:
+        """How alike samples and positions are in every tensor on the spine, from the input on."""
+        return likeness(self.analysis.flowed, self.paths.segments)
 
     @cached_property
     def dormant(self) -> Dormant:
