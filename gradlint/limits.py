@@ -5,6 +5,7 @@ Bits are log2 of a root mean square or of a norm: +1 doubles it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -43,6 +44,13 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         ),
         "outlier": Limit(2.0, 8.0, "Baik, Ben Arous & Péché 2005: an outlier above the bulk; twice it dominates", "ratio"),
         "fan": Limit(-1.0, 1.0, "half or twice the standard deviation that He et al. 2015 ask for"),
+        "stream": Limit(
+            2.0,
+            5.0,
+            "growth with the root of depth is half a bit per doubling (De & Smith 2020); 2 bits is 16 times that in energy",
+        ),
+        "loss": Limit(2.0, math.inf, "cross-entropy at the start over ln C; healthy heads give 1.0 to 1.5", "ratio"),
+        "logits": Limit(3.0, math.inf, "a softmax of logits of this size is one-hot for few classes", "rms"),
         "outside": Limit(1e-6, 1e-3, "a tensor of 1e6 entries has one of these per step; of 1e3", "share of entries"),
         "overflow": Limit(0.01, 1.0, "one infinite entry in a hundred steps; in every step", "entries per step"),
         "denominator": Limit(
