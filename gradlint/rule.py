@@ -15,9 +15,27 @@ from typing import ClassVar
 from torch import fx
 
 from gradlint.analysis import Analysis
+from gradlint.blocks import DepthLaw, Repeat
+from gradlint.causes import NEUTRAL
 from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
-from gradlint.evidence import NORMS, Activation, Evidence, Layer, Op, Ops, Range, Ref, Scores, Singularity, Stream
+from gradlint.dormant import Dormant, dormant
+from gradlint.evidence import (
+    NORMS,
+    Activation,
+    Collapse,
+    Evidence,
+    Layer,
+    Op,
+    Ops,
+    Range,
+    Ref,
+    Scores,
+    Singularity,
+    Stream,
+    Symptoms,
+    find_symptoms,
+)
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.limits import LIMITS, Limit
@@ -29,12 +47,16 @@ from gradlint.wording import bits, collapse, times
 
 __all__ = [
     "LIMITS",
+    "NEUTRAL",
     "NORMS",
     "Activation",
     "Cancelled",
     "Claim",
+    "Collapse",
     "Confidence",
     "Context",
+    "DepthLaw",
+    "Dormant",
     "Evidence",
     "Factor",
     "Finding",
@@ -50,12 +72,14 @@ __all__ = [
     "Range",
     "Recipe",
     "Ref",
+    "Repeat",
     "Rule",
     "Scores",
     "Segment",
     "Severity",
     "Singularity",
     "Stream",
+    "Symptoms",
     "bits",
     "collapse",
     "times",
@@ -85,6 +109,11 @@ class Context:
     def paths(self) -> Paths:
         """Gains over the graph."""
         return find_paths(self.analysis)
+
+    @cached_property
+    def symptoms(self) -> Symptoms:
+        """What else the moments say about training: collapse, scale of the output, sharpness."""
+        return find_symptoms(self.analysis.flowed, self.paths)
 
     @cached_property
     def typical(self) -> float:
@@ -140,6 +169,11 @@ class Context:
     def cancelled(self) -> tuple[Cancelled, ...]:
         """Parameters whose only effect is taken out again by what follows: their gradient is zero, always."""
         return tuple(cancelled(self.analysis.flowed))
+
+    @cached_property
+    def dormant(self) -> Dormant:
+        """Parameters whose gradient is zero at initialisation: which of them wake up, and which never do."""
+        return dormant(self.analysis.flowed)
 
     @cached_property
     def unused(self) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from gradlint.evidence.activations import Activation, find_activations
-from gradlint.evidence.asleep import find_asleep
 from gradlint.evidence.calls import Layer, Ops
 from gradlint.evidence.ranges import Range, find_ranges, near_zero
 from gradlint.evidence.scores import Scores, find_scores
@@ -52,11 +51,6 @@ class Evidence:
     def activations(self) -> tuple[Activation, ...]:
         """How nonlinearities behave on what they see."""
         return find_activations(self._flowed, self.ops)
-
-    @cached_property
-    def asleep(self) -> tuple[str, ...]:
-        """Parameters that start at zero and never leave it."""
-        return find_asleep(self._flowed, self.ops)
 
     @cached_property
     def streams(self) -> tuple[Stream, ...]:

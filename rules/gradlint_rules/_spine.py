@@ -13,6 +13,12 @@ _WHAT = {
     "activation": "activations here",
     "norm": "normalised layers built here",
     "residual": "residual sums here",
+    "concatenation": "concatenations here",
+    "attention": "attention layers here",
+    "gate": "products here",
+    "pooling": "pooling ops here",
+    "scale": "factors here",
+    "branches": "parallel branches here",
     "other": "ops here",
 }
 _WIDER = "wider or fewer layers, or skip connections: what one draw loses in a layer is of the order of 1/width"

@@ -21,7 +21,7 @@ class SymmetricWeights(Rule):
 
     ## How it is computed
     The law of each weight is known from how it was initialised; a constant has no variance. Symmetry is broken if either of two
-    layers that follow each other is random, so only pairs count. Two layers of zeros are GL205.
+    layers that follow each other is random, so only pairs count. Two layers of zeros are GL107.
 
     ## What to do
     Draw the weights: ``kaiming_normal_`` for ReLU, ``xavier_normal_`` for tanh. Biases may be constant.
