@@ -250,6 +250,7 @@ def _verify(
     """
     analysis, traced = context.analysis, context.analysis.flowed.traced
     fitting = precisions(traced)
+    traced.realise()
     model = traced.model if again is None else partial(_anew, again, traced.model)
     try:
         real = measure(model, traced.arguments, seeds, fitting, entries=True)

@@ -130,7 +130,7 @@ class TargetReport:
 
     Args:
         inputs_origin: where the inputs come from: ``given``, ``guessed``, or the name of the model's attribute that has them.
-        rung: how it was traced.
+        rung: how it was traced: ``real`` or ``hybrid``.
         gain_log2: gradient norm at the input over that at the output, in bits; None when no gradient gets there.
         verification: the prediction beside real backward passes; None where none were asked for.
         gain_typical_log2: the median of the gain over draws of the weights.

@@ -117,6 +117,8 @@ def _models(rule: Rule, fixtures: Path) -> Iterable[str]:
 def _lint(folder: Path, name: str, rule: Rule, settings: Settings | None) -> Report:
     config = folder / "gradlint.toml"
     chosen = configure([], config=config) if config.is_file() else settings or Settings()
+    if chosen.training_script is None and "def train(" in (folder / name).read_text("utf-8"):
+        chosen = replace(chosen, training_script=folder / name)  # a file that trains its model is the training script as well
     return lint_targets([str(folder / name)], replace(chosen, preview=chosen.preview or rule.preview))
 
 
