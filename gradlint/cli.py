@@ -106,8 +106,8 @@ def _settings(command: Any) -> Any:
 @_option("--fail-on", type=_FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 despite findings (2 stays 2); --fail-on never.")
 @_option("--output-format", multiple=True, type=click.Choice(list(FORMATS)), help="Repeatable.  [default: full]")
-@_option("-o", "--output-file", multiple=True, type=click.Path(dir_okay=False, path_type=Path), help="Write the report "
-         "there; - is stdout. Repeatable: in the formats given, or those of the suffixes (.sarif, .json, .md …).")  # fmt: skip
+@_option("-o", "--output-file", multiple=True, metavar="[FORMAT=]FILE", help="Write the report there; - is stdout. Repeatable; "
+         "the format is also told by --output-format or by the suffix (.sarif, .json, .xml, .md …).")  # fmt: skip
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="Only findings and failures.")
 def check(targets: tuple[str, ...], **options: Any) -> int:
