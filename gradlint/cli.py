@@ -76,8 +76,8 @@ def cli() -> None:
 def check(targets: tuple[str, ...], **options: Any) -> int:
     """Check models; this is the default command.
 
-    TARGET is a file (model.py), a name in it (model.py:build), an importable name (package.module:Net), a config.json of
-    Hugging Face or its folder, or an exported program (net.pt2).
+    TARGET is a file (model.py), a name in it (model.py:build), an importable name (package.module:Net), a notebook
+    (net.ipynb), a config.json of Hugging Face or its folder, or an exported program (net.pt2).
     """
     arguments: tuple[str, ...] = ()
     if options["capture"]:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gradlint.errors import LoadError
-from gradlint.load import exported, huggingface, importpath, pickled, pyfile
+from gradlint.load import exported, huggingface, importpath, notebook, pickled, pyfile
 from gradlint.load.arguments import parse_arguments
 from gradlint.load.loaded import Loaded
 from gradlint.load.script import capture
@@ -24,6 +24,7 @@ LOADERS: tuple[Callable[[str, Mapping[str, Any]], list[Loaded] | None], ...] = (
     pickled.load,
     exported.load,
     huggingface.load,
+    notebook.load,
     pyfile.load,
     importpath.load,
 )

@@ -97,7 +97,7 @@ def _loaded(library: Any, name: str, data: Mapping[str, Any], arguments: Mapping
             close = difflib.get_close_matches(field, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else ""
             raise LoadError(f"the configuration of {name} has no {field!r}", target=target, hint=hint)
-    return Loaded(name, partial(_built, model, {**data, **arguments}, path, target), None, str(path))
+    return Loaded(name, partial(_built, model, {**data, **arguments}, path), None, str(path))
 
 
 def _unknown(library: Any, what: str, data: Mapping[str, Any], path: Path, target: str) -> LoadError:
@@ -113,7 +113,7 @@ def _configured(model: Any, data: Mapping[str, Any]) -> Any:
     return model.config_class.from_dict(dict(data))
 
 
-def _built(model: Any, data: dict[str, Any], path: Path, target: str) -> nn.Module:
+def _built(model: Any, data: dict[str, Any], path: Path) -> nn.Module:
     try:
         with running(str(path.resolve().parent), str(path)), _offline():
             made: nn.Module = model(_configured(model, data))
@@ -121,7 +121,7 @@ def _built(model: Any, data: dict[str, Any], path: Path, target: str) -> nn.Modu
     except (Exception, SystemExit) as error:
         hint = "the file may be of another version of transformers, or need a package that is not installed"
         message = f"{model.__name__} cannot be built from {path}: {reason(error)}"
-        raise BuildError(message, target=target, hint=hint) from error
+        raise BuildError(message, hint=hint) from error
 
 
 @contextmanager
