@@ -15,7 +15,7 @@ A call that returns several tensors is followed by ``operator.getitem`` nodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,8 @@ class Step:
         grad: autograd would record this call (grad mode on, not detached).
         value: the real tensor of a constant, else None.
         scalar: the number a floating-point tensor of one entry had in this run; means something where no input enters it.
-        law: of a constant whose entries were drawn at random while tracing (a dropped path's mask), else None.
+        law: of a constant whose entries were drawn at random while tracing (a dropped path's mask), or of an input of which more
+            is known than that it is random; else None.
         autocast: the dtype that ``torch.autocast`` gave matrix products where the call was made; None outside of it.
     """
 
@@ -145,9 +146,10 @@ class Traced:
         model: the module itself, for its structure and RNN leaves; its forward is not run again.
         arguments: what it was run on.
         output: name of the node of the first floating-point output tensor.
-        rung: how it was traced: ``"real"``.
+        rung: how it was traced: ``"real"``, or ``"hybrid"`` (large weights, and what is computed from them, have no values).
         assumptions: values that had to be assumed, each with its source line.
         chance: with other random numbers forward might have done something else.
+        realise: gives the model's parameters values, where they have none yet.
     """
 
     graph: fx.Graph
@@ -160,6 +162,7 @@ class Traced:
     rung: str = "real"
     assumptions: tuple[str, ...] = ()
     chance: bool = False
+    realise: Callable[[], None] = lambda: None
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

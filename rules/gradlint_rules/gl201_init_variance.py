@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gradlint.rule import LIMITS, Context, Factor, Finding, Location, Rule, Segment, Severity, collapse, times
+from gradlint.rule import LIMITS, NEUTRAL, Context, Factor, Finding, Location, Rule, Segment, Severity, collapse, times
 
 __all__ = ["InitVariance"]
 
@@ -50,7 +50,7 @@ class InitVariance(Rule):
                 place = context.guilty_line(s.parameter)
                 if place is not None and (gain >= LIMITS["layer_large"].warning or gain <= LIMITS["layer_small"].warning):
                     groups.setdefault(place, []).append((s, gain, behind))
-            if s.cause != "other":
+            if s.cause not in NEUTRAL:
                 behind = 0.0
         for place, members in groups.items():
             total = sum(gain for _, gain, _ in members)
