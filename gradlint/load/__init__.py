@@ -52,5 +52,5 @@ def load(target: str, arguments: Mapping[str, Any] = _NONE) -> list[Loaded]:
     raise LoadError(
         f"cannot tell what {target!r} is",
         target=target,
-        hint="targets are model.py, model.py:name, package.module:factory and config.json of Hugging Face",
+        hint="targets are model.py, model.py:name, package.module:factory, net.ipynb, config.json of Hugging Face and net.pt2",
     )

@@ -88,7 +88,8 @@ def pick(
         value = getattr(value, part)
     is_module = isinstance(value, nn.Module)
     if not is_module and not callable(value):
-        raise LoadError(f"{name!r} in {file} is neither a model nor a factory, but of type {type(value).__name__}", target=target)
+        message = f"{name!r} in {file} is neither a model nor a factory, but of type {type(value).__name__}"
+        raise LoadError(message, target=target, hint="name an nn.Module, a class of them, or a function that returns one")
     if is_module and arguments:
         raise LoadError(f"{name} in {file} is built already: it takes no arguments", target=target, hint="leave out --arg")
     if not is_module:
@@ -223,7 +224,8 @@ def _builder(name: str, function: _Runner, file: str, folder: str) -> Callable[[
                 made = function()
         except (Exception, SystemExit) as error:
             where = user_line(error.__traceback__, file)
-            raise BuildError(f"{name}() raised {reason(error)}", where=where) from error
+            hint = "correct the line, or build the model another way in a function of its own; -v shows the traceback"
+            raise BuildError(f"{name}() raised {reason(error)}", where=where, hint=hint) from error
         if not isinstance(made, nn.Module):
             hint = "a factory returns the model and nothing else"
             raise BuildError(f"{name}() returned {type(made).__name__}, not an nn.Module", hint=hint)

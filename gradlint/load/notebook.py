@@ -71,9 +71,10 @@ def _cells(path: Path, target: str) -> list[tuple[int, str]]:
     try:
         notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     except FileNotFoundError as error:
-        raise LoadError(f"no such file: {path}", target=target) from error
+        hint = "paths are relative to the folder that gradlint runs in"
+        raise LoadError(f"no such file: {path}", target=target, hint=hint) from error
     except Exception as error:
-        raise LoadError(f"{path} is no notebook: {error}", target=target) from error
+        raise LoadError(f"{path} is no notebook: {error}", target=target, hint="a notebook is what Jupyter saves") from error
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return list(enumerate(sources, start=1))
 
