@@ -56,6 +56,8 @@ def cli() -> None:
 @click.argument("targets", nargs=-1, metavar="TARGET…")
 @click.option("--input", multiple=True, metavar="SPEC", help="An input: [NAME:][DTYPE:]SHAPE, e.g. 2,3,224,224 or "
               "ids:int64<1000:2,128. Repeatable; what is not given is found in the file or guessed.")  # fmt: skip
+@click.option("--arg", multiple=True, metavar="NAME=VALUE", help="An argument of the class or function that TARGET names, or a "
+              "field of a config.json to replace: a Python literal, else text. Repeatable.")  # fmt: skip
 @click.option("--capture", is_flag=True, help="TARGET is a training script: run it until it first calls its model, and check "
               "that model with those inputs. What follows are the script's arguments, after --.")  # fmt: skip
 @click.option(
@@ -81,7 +83,8 @@ def cli() -> None:
 def check(targets: tuple[str, ...], **options: Any) -> int:
     """Check models; this is the default command.
 
-    TARGET is a file (model.py), a name in it (model.py:build), or an importable name (package.module:Net).
+    TARGET is a file (model.py), a name in it (model.py:build), an importable name (package.module:Net), a config.json of
+    Hugging Face or its folder, or an exported program (net.pt2).
     """
     arguments: tuple[str, ...] = ()
     if options["capture"]:
@@ -92,7 +95,7 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
         options["fail_on"] = "never"
     flags = {
         name: options[name]
-        for name in ("input", "select", "ignore", "fail_on", "output_format", "output_file", "verify", "horizon",
+        for name in ("input", "arg", "select", "ignore", "fail_on", "output_format", "output_file", "verify", "horizon",
                      "sequence_length", "training_script")
         if options[name]
     }  # fmt: skip

@@ -31,6 +31,7 @@ class Settings:
         fail_on: findings of this severity or worse fail the run; None when findings never do.
         input: specs of every model's inputs (``x:float32:2,3,32,32``); empty means they are found or guessed.
         inputs: the same for single models, by their name (``Net``), file and name (``model.py:Net``) or a pattern of these.
+        arg: arguments of the class or function that a target names, or fields of a configuration (``width=64``).
         output_format: a name in ``gradlint.report.FORMATS``.
         output_file: where the report goes; None is stdout.
         verify: put real forward and backward passes beside the prediction.
@@ -48,6 +49,7 @@ class Settings:
     output_file: Path | None = None
     verify: bool = False
     inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    arg: tuple[str, ...] = ()
     horizon: Mapping[str, int] = field(default_factory=dict)
     sequence_length: Mapping[str, int] = field(default_factory=dict)
     training_script: Path | None = None
@@ -251,6 +253,7 @@ _READERS = {
     "fail_on": _severity,
     "input": _strings,
     "inputs": _specs,
+    "arg": _strings,
     "output_format": _string,
     "output_file": _path,
     "verify": _flag,

@@ -26,7 +26,7 @@ from gradlint.config import Settings
 from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError, VerificationError
 from gradlint.findings import Finding, Report, TargetReport
 from gradlint.flow import propagate
-from gradlint.load import Loaded, capture, load
+from gradlint.load import Loaded, capture, load, parse_arguments
 from gradlint.packs import choose, load_rules
 from gradlint.recipe import Recipe, read_recipe
 from gradlint.rule import Context, Rule
@@ -121,7 +121,11 @@ def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
     """
     if not targets:
         raise UsageError("no target given: name a file, as in `gradlint model.py`")
-    return _lint_all({target: partial(load, target) for target in targets}, settings)
+    try:
+        arguments = parse_arguments(settings.arg)
+    except LoadError as error:
+        raise UsageError(f"{error} ({error.hint})") from error
+    return _lint_all({target: partial(load, target, arguments) for target in targets}, settings)
 
 
 def lint_script(target: str, arguments: Sequence[str], settings: Settings) -> Report:
@@ -231,6 +235,7 @@ def _verify(
     """
     analysis, traced = context.analysis, context.analysis.flowed.traced
     fitting = precisions(traced)
+    traced.realise()
     model = traced.model if again is None else partial(_anew, again, traced.model)
     try:
         real = measure(model, traced.arguments, seeds, fitting, entries=True)

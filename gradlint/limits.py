@@ -56,5 +56,12 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "recurrence": Limit(
             5.0, 10.0, "Pascanu et al. 2013: growth is certain above radius 1; T·log2 of it is what training sees"
         ),
+        "outlier": Limit(2.0, 8.0, "Baik, Ben Arous & Péché 2005: an outlier above the bulk; twice it dominates", "ratio"),
+        "fan": Limit(-1.0, 1.0, "half or twice the standard deviation that He et al. 2015 ask for"),
+        "outside": Limit(1e-6, 1e-3, "a tensor of 1e6 entries has one of these per step; of 1e3", "share of entries"),
+        "overflow": Limit(0.01, 1.0, "one infinite entry in a hundred steps; in every step", "entries per step"),
+        "denominator": Limit(
+            1e-4, 1e-2, "a normal denominator whose mean is within two standard deviations of zero", "share of entries"
+        ),
     }
 )

@@ -7,7 +7,6 @@ thresholds come from :data:`LIMITS`.
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +15,28 @@ from typing import ClassVar
 
 from torch import fx
 
-from gradlint.alike import Alike, likeness
 from gradlint.analysis import Analysis
 from gradlint.blocks import DepthLaw, Repeat
 from gradlint.causes import NEUTRAL
 from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
 from gradlint.dormant import Dormant, dormant
+from gradlint.evidence import (
+    NORMS,
+    Activation,
+    Collapse,
+    Evidence,
+    Layer,
+    Op,
+    Ops,
+    Range,
+    Ref,
+    Scores,
+    Singularity,
+    Stream,
+    Symptoms,
+    find_symptoms,
+)
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.limits import LIMITS, Limit
@@ -31,30 +45,43 @@ from gradlint.paths import Loop, Paths, Segment, find_paths
 from gradlint.recipe import Recipe
 from gradlint.spread import Spread
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
+from gradlint.wording import bits, collapse, times
 
 __all__ = [
     "LIMITS",
     "NEUTRAL",
-    "Alike",
+    "NORMS",
+    "Activation",
     "Cancelled",
     "Claim",
+    "Collapse",
     "Confidence",
     "Context",
     "DepthLaw",
     "Dormant",
+    "Evidence",
     "Factor",
     "Finding",
+    "Layer",
     "Limit",
     "Location",
     "Loop",
     "Moments",
+    "Op",
+    "Ops",
     "Paths",
     "Place",
+    "Range",
     "Recipe",
+    "Ref",
     "Repeat",
     "Rule",
+    "Scores",
     "Segment",
     "Severity",
+    "Singularity",
+    "Stream",
+    "Symptoms",
     "bits",
     "collapse",
     "times",
@@ -92,6 +119,11 @@ class Context:
         return None if scale is None else scale.spread
 
     @cached_property
+    def symptoms(self) -> Symptoms:
+        """What else the moments say about training: collapse, scale of the output, sharpness."""
+        return find_symptoms(self.analysis.flowed, self.paths)
+
+    @cached_property
     def typical(self) -> float:
         """Bits by which the median end-to-end gain differs from the mean one; 0 where draws of the weights hardly differ."""
         return self.spread.typical if self.spread is not None and self.spread.bits > _SPREAD else 0.0
@@ -116,6 +148,11 @@ class Context:
         """Leaf recurrent modules by node name."""
         traced = self.analysis.flowed.traced
         return {n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"}
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What the model is made of and does, beside the gains."""
+        return Evidence(self.analysis.flowed)
 
     def leaf_path(self, node: str) -> str:
         """Module path of a leaf recurrent module."""
@@ -146,13 +183,8 @@ class Context:
         return tuple(cancelled(self.analysis.flowed))
 
     @cached_property
-    def likeness(self) -> tuple[Alike, ...]:
-        """How alike samples and positions are in every tensor on the spine, from the input on."""
-        return likeness(self.analysis.flowed, self.paths.segments)
-
-    @cached_property
     def dormant(self) -> Dormant:
-        """Parameters whose gradient is zero at initialisation: which of them wake up, and which never do."""
+        """Parameters that no gradient ever reaches because others are zero."""
         return dormant(self.analysis.flowed)
 
     @cached_property
@@ -307,41 +339,3 @@ class Rule(ABC):
             fix,
             claim,
         )
-
-
-def bits(gain: float) -> float:
-    """log2."""
-    return math.log2(gain)
-
-
-def times(log2: float) -> str:
-    """A gain in bits as the factor a reader knows: ``×4.3e5``."""
-    if abs(log2) > 1000:
-        return f"×2^{log2:.0f}"
-    factor = 2.0**log2
-    if 100 <= factor < 1e4:
-        text = f"{factor:.0f}"
-    elif 1e-3 <= factor < 100:
-        text = f"{factor:.2g}"
-    else:
-        mantissa, _, exponent = f"{factor:.1e}".partition("e")
-        text = f"{mantissa}e{int(exponent)}"
-    return f"×{text}"
-
-
-def collapse(names: Iterable[str]) -> str:
-    """``blocks.0.fc, blocks.1.fc, …`` as ``blocks.{0…47}.fc``."""
-    patterns: dict[str, list[int]] = {}
-    for name in names:
-        match = re.search(r"\d+", name)
-        key = name if match is None else name[: match.start()] + "{}" + name[match.end() :]
-        patterns.setdefault(key, []).append(-1 if match is None else int(match.group()))
-    shown = []
-    for key, numbers in patterns.items():
-        if numbers == [-1] * len(numbers):
-            shown.append(key)
-        elif len(numbers) == 1:
-            shown.append(key.replace("{}", str(numbers[0])))
-        else:
-            shown.append(key.replace("{}", f"{{{min(numbers)}…{max(numbers)}}}"))
-    return ", ".join(shown)

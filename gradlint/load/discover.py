@@ -6,8 +6,9 @@ import ast
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType, ModuleType
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -17,9 +18,10 @@ from gradlint.findings import Location
 from gradlint.load.execute import reason, running, user_line
 from gradlint.load.loaded import Loaded
 
-__all__ = ["models_in", "pick"]
+__all__ = ["models_in", "pick", "unnamed"]
 
 _FACTORY = re.compile(r"(build|make|create|get_model)(_\w+|[A-Z]\w*)?|model")
+_NONE: Mapping[str, Any] = MappingProxyType({})
 _Runner = Callable[[], Any]
 
 
@@ -51,11 +53,14 @@ def models_in(module: ModuleType, target: str, file: str, folder: str) -> list[L
     return [_loaded(name, found[name], target, file, folder) for name in sorted(found, key=order.index)]
 
 
-def pick(module: ModuleType, name: str, target: str, file: str, folder: str) -> Loaded:
+def pick(module: ModuleType, name: str, target: str, file: str, folder: str, arguments: Mapping[str, Any] = _NONE) -> Loaded:
     """The model of that (possibly dotted) name.
 
+    Args:
+        arguments: what to call it with, by keyword.
+
     Raises:
-        LoadError: no such name, it is no model, or it needs arguments.
+        LoadError: no such name, it is no model, it needs arguments, or takes none of that name.
     """
     value: Any = module
     for part in name.split("."):
@@ -70,10 +75,39 @@ def pick(module: ModuleType, name: str, target: str, file: str, folder: str) -> 
     is_module = isinstance(value, nn.Module)
     if not is_module and not callable(value):
         raise LoadError(f"{name!r} in {file} is neither a model nor a factory, but of type {type(value).__name__}", target=target)
-    if not is_module and (missing := _missing(value)):
-        hint = f"write a function without arguments that returns {name}({', '.join(f'{m}=...' for m in missing)})"
-        raise LoadError(f"{name} needs arguments: {', '.join(missing)}", target=target, hint=hint)
+    if is_module and arguments:
+        raise LoadError(f"{name} in {file} is built already: it takes no arguments", target=target, hint="leave out --arg")
+    if not is_module:
+        value = _called_with(value, name, arguments, target)
     return _loaded(name, value, target, file, folder)
+
+
+def unnamed(module: ModuleType, target: str, file: str) -> LoadError:
+    """Arguments were given, and no name of what to call with them."""
+    names = _models_by_name(module)
+    hint = f"name it: {file}:{names[0]}" if names else ""
+    return LoadError("--arg is for one class or function, and none is named", target=target, hint=hint)
+
+
+def _called_with(function: Callable[..., Any], name: str, arguments: Mapping[str, Any], target: str) -> Callable[..., Any]:
+    """The function with its arguments.
+
+    Raises:
+        LoadError: it needs others, or takes none of that name.
+    """
+    taken = _parameters(function)
+    if taken is not None and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken):
+        known = [p.name for p in taken if p.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)]
+        for word in arguments:
+            if word not in known:
+                close = difflib.get_close_matches(word, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"it takes: {', '.join(known) or 'nothing'}"
+                raise LoadError(f"{name} takes no argument {word!r}", target=target, hint=hint)
+    if missing := [word for word in _missing(function) if word not in arguments]:
+        given = " ".join(f"--arg {word}=..." for word in missing)
+        hint = f"give them: {given}; or write a function without arguments that returns {name}(...)"
+        raise LoadError(f"{name} needs arguments: {', '.join(missing)}", target=target, hint=hint)
+    return partial(function, **arguments) if arguments else function
 
 
 def _instances(names: dict[str, Any]) -> dict[str, nn.Module]:
@@ -96,11 +130,15 @@ def _is_model_class(value: object) -> bool:
 def _missing(function: Callable[..., Any]) -> list[str]:
     """The arguments that must be given."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in _parameters(function) or () if p.default is inspect.Parameter.empty and p.kind not in variadic]
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """What it takes; None for a builtin without a signature: calling it will tell."""
     try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # a builtin without a signature: calling it will tell
-        return []
-    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in variadic]
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
 
 
 def _mentioned(value: Any) -> set[str]:
@@ -143,7 +181,9 @@ def _nothing(target: str, file: str, candidates: dict[str, Any]) -> LoadError:
         hint = "it should have an nn.Module class, a function such as build_model(), or a module-level model"
         return LoadError(f"no model found in {file}", target=target, hint=hint)
     needs = "; ".join(f"{name}({', '.join(_missing(value))})" for name, value in candidates.items())
-    hint = "write a function without arguments that returns one, such as def build_model(): ..."
+    first, value = next(iter(candidates.items()))
+    given = " ".join(f"--arg {word}=..." for word in _missing(value))
+    hint = f"name one and give its arguments: {file}:{first} {given}; or write def build_model(): ..., which returns one"
     return LoadError(f"no model in {file} can be built without arguments: {needs}", target=target, hint=hint)
 
 
@@ -151,7 +191,8 @@ def _loaded(name: str, value: Any, target: str, file: str, folder: str) -> Loade
     if isinstance(value, nn.Module):
         model = value
         return Loaded(name, lambda: model, None, file, instance=True)
-    return Loaded(name, _builder(name, value, target, file, folder), _place(value), file)
+    written = value.func if isinstance(value, partial) else value
+    return Loaded(name, _builder(name, value, target, file, folder), _place(written), file)
 
 
 def _builder(name: str, function: _Runner, target: str, file: str, folder: str) -> Callable[[], nn.Module]:

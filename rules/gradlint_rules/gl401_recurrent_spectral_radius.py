@@ -23,9 +23,9 @@ class RecurrentSpectralRadius(Rule):
     occasional NaN, or as loss spikes on the longest sequences.
 
     ## How it is computed
-    The spectral radius of the recurrent matrix: by the circular law ``s√H`` where its entries are drawn, exactly where it is
-    orthogonal or its values are known. Times ``√E φ'²`` at the state the cell settles in, it is the growth per step; to the power
-    of the number of steps it is the gain (Pascanu et al. 2013, §2.1; Chen, Pennington & Schoenholz 2018).
+    The spectral radius of the recurrent matrix: by the circular law ``s√H`` where its entries are drawn, exactly where it
+    is orthogonal or its values are known. Times ``√E φ'²`` at the state the cell settles in, it is the growth per step;
+    to the power of the number of steps it is the gain (Pascanu et al. 2013, §2.1; Chen, Pennington & Schoenholz 2018).
 
     ## What to do
     Initialise the recurrent matrix orthogonally with the gain in the fix, clip the gradient norm, or use nn.LSTM or nn.GRU,
