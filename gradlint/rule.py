@@ -41,8 +41,10 @@ from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.limits import LIMITS, Limit
 from gradlint.moments import Moments
-from gradlint.paths import Loop, Paths, Segment, find_paths
+from gradlint.paths import Paths, Segment, find_paths
 from gradlint.recipe import Recipe
+from gradlint.recurrence import Curve, Recurrence
+from gradlint.run import Crash, Run, Stale, Unused
 from gradlint.spread import Spread
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 from gradlint.wording import bits, collapse, times
@@ -57,6 +59,8 @@ __all__ = [
     "Collapse",
     "Confidence",
     "Context",
+    "Crash",
+    "Curve",
     "DepthLaw",
     "Dormant",
     "Evidence",
@@ -65,7 +69,6 @@ __all__ = [
     "Layer",
     "Limit",
     "Location",
-    "Loop",
     "Moments",
     "Op",
     "Ops",
@@ -73,15 +76,19 @@ __all__ = [
     "Place",
     "Range",
     "Recipe",
+    "Recurrence",
     "Ref",
     "Repeat",
     "Rule",
+    "Run",
     "Scores",
     "Segment",
     "Severity",
     "Singularity",
+    "Stale",
     "Stream",
     "Symptoms",
+    "Unused",
     "bits",
     "collapse",
     "times",
@@ -99,7 +106,7 @@ class Context:
         analysis: the prediction.
         target: the model as the user named it.
         settings: of this run.
-        recipe: what the training script says; None where none was named.
+        recipe: what the training script or the configuration says; None where nothing was said.
     """
 
     analysis: Analysis
@@ -297,15 +304,25 @@ class Context:
 
 
 class Rule(ABC):
-    """One check. Subclass it in a module named after its code; nothing to register."""
+    """One check. Subclass it in a module named after its code; nothing to register.
+
+    ``preview``: it reports only where ``--preview`` asks for it. ``formerly``: codes and names it had, which still mean it.
+    """
 
     code: ClassVar[str]
     name: ClassVar[str]
     severity: ClassVar[Severity]
+    preview: ClassVar[bool] = False
+    formerly: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with the model."""
+
+    def review(self, run: Run) -> Iterable[Finding]:
+        """Yield what is wrong with the run as a whole, after every model was checked."""
+        del run
+        return ()
 
     def finding(
         self,

@@ -88,7 +88,7 @@ def _used(wrote: Initialiser) -> float | None:
         gain = _NAMED.get(wrote.arguments.get("nonlinearity", "leaky_relu"))
         slope = wrote.number("a", 0.0)
         return gain if gain is None or slope == 0 else math.sqrt(2 / (1 + slope**2))
-    if wrote.name in ("xavier_normal_", "xavier_uniform_", "orthogonal_") and "gain" in wrote.arguments:
+    if wrote.name in ("xavier_normal_", "xavier_uniform_") and "gain" in wrote.arguments:
         return wrote.number("gain", 1.0)
     return None
 
