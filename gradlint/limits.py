@@ -58,6 +58,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "flat": Limit(0.75, 0.95, "tanh of N(0, 64), sigmoid of N(0, 200): three of four entries pass nothing", "share"),
         "amplify": Limit(4.0, 10.0, "16 times in one op, a norm's worth of layers"),
         "unscaled": Limit(1.0, math.inf, "half of Derrida's 2 ln n, where the largest weights begin to dominate", "ln n"),
+        "headroom": Limit(0.0, -1.0, "bits left below the largest number of the format, for the largest of the entries"),
         "outside": Limit(1e-6, 1e-3, "a tensor of 1e6 entries has one of these per step; of 1e3", "share of entries"),
         "overflow": Limit(0.01, 1.0, "one infinite entry in a hundred steps; in every step", "entries per step"),
         "denominator": Limit(

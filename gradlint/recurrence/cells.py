@@ -146,7 +146,9 @@ def default_layer(kind: str, layer: Layer, *, keeps: float = 0.0) -> Layer:
     out = {}
     for name, shape in shapes.items():
         like = layer.records.get(name, layer.records["weight_hh"])
-        law = replace(like.law, kind="uniform", mean=0.0, std=(3 * hidden) ** -0.5, moments=Moments.iid(shape, 0.0, 1 / (3 * hidden)))
+        law = replace(
+            like.law, kind="uniform", mean=0.0, std=(3 * hidden) ** -0.5, moments=Moments.iid(shape, 0.0, 1 / (3 * hidden))
+        )
         out[name] = replace(like, names=(f"{kind}.{name}",), shape=shape, law=law, drawn_with=f"{kind}.{name}")
     return Kept(kind, out, keeps) if keeps else Layer(kind, out)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import Any
 
 import networkx as nx
 import torch
@@ -170,9 +168,7 @@ def _alike(a: Layer, b: Layer) -> bool:
     return drawn and laws == [(r.law.kind, r.law.mean, r.law.std) for r in b.records.values()]
 
 
-def _of_cell(
-    trial: Trial, layer: Layer, module: str, along: str, steps: int, nodes: tuple[str, ...]
-) -> Iterator[Recurrence]:
+def _of_cell(trial: Trial, layer: Layer, module: str, along: str, steps: int, nodes: tuple[str, ...]) -> Iterator[Recurrence]:
     curve, keeps = trial.run(layer)
     if curve is None:
         return
@@ -222,7 +218,9 @@ def _loops(flowed: Flowed) -> Iterator[Recurrence]:
         if powers is not None:
             curve = _with_powers(curve, powers, rectified=any(op_name(node) in ("relu", "relu_") for node in members))
         names = tuple(record.name for record in records)
-        yield Recurrence(module, "loop", along, names, body.steps, curve, _keeper(flowed, cycle), nodes, None, cycle.untied, powers)
+        yield Recurrence(
+            module, "loop", along, names, body.steps, curve, _keeper(flowed, cycle), nodes, None, cycle.untied, powers
+        )
 
 
 def _cell(flowed: Flowed, cycle: Cycle, module: str) -> tuple[Trial, Layer] | None:
@@ -255,7 +253,11 @@ def _alone(cycle: Cycle, records: list[ParameterRecord], count: int) -> Powers |
     matrices = [record for record in records if len(record.shape) > 1]
     if len(matrices) != 1:
         return None
-    uses = [o for o in cycle.offsets if any(n.op == "get_attr" and str(n.target) in matrices[0].names for n in cycle.body.node(o).all_input_nodes)]
+    uses = [
+        o
+        for o in cycle.offsets
+        if any(n.op == "get_attr" and str(n.target) in matrices[0].names for n in cycle.body.node(o).all_input_nodes)
+    ]
     rest = cycle.body.template.subgraph(set(cycle.offsets) - set(uses))
     if len(uses) != 1 or not nx.is_directed_acyclic_graph(rest):
         return None

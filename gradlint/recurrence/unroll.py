@@ -141,7 +141,8 @@ class _Unroller:
     def _other(self, offset: int) -> bool:
         body = self.cycle.body
         return body.varies(offset) or any(
-            here is not before and body.back(here, before) is None and not _is_parameter(here) for here, before in body.reads(offset)
+            here is not before and body.back(here, before) is None and not _is_parameter(here)
+            for here, before in body.reads(offset)
         )
 
     def _input(self, here: fx.Node, before: fx.Node, k: int) -> fx.Node:
