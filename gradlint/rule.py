@@ -6,6 +6,7 @@ thresholds come from :data:`LIMITS`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import ClassVar
 
 from torch import fx
 
+from gradlint.alike import Alike, likeness
 from gradlint.analysis import Analysis
 from gradlint.blocks import DepthLaw, Repeat
 from gradlint.causes import NEUTRAL
@@ -40,8 +42,11 @@ from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.limits import LIMITS, Limit
 from gradlint.moments import Moments
-from gradlint.paths import Loop, Paths, Segment, find_paths
+from gradlint.paths import Paths, Segment, find_paths
 from gradlint.recipe import Recipe
+from gradlint.recurrence import Curve, Recurrence
+from gradlint.run import Crash, Run, Stale, Unused
+from gradlint.spread import Spread
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 from gradlint.wording import bits, collapse, times
 
@@ -50,11 +55,14 @@ __all__ = [
     "NEUTRAL",
     "NORMS",
     "Activation",
+    "Alike",
     "Cancelled",
     "Claim",
     "Collapse",
     "Confidence",
     "Context",
+    "Crash",
+    "Curve",
     "DepthLaw",
     "Dormant",
     "Evidence",
@@ -63,7 +71,6 @@ __all__ = [
     "Layer",
     "Limit",
     "Location",
-    "Loop",
     "Moments",
     "Op",
     "Ops",
@@ -71,15 +78,19 @@ __all__ = [
     "Place",
     "Range",
     "Recipe",
+    "Recurrence",
     "Ref",
     "Repeat",
     "Rule",
+    "Run",
     "Scores",
     "Segment",
     "Severity",
     "Singularity",
+    "Stale",
     "Stream",
     "Symptoms",
+    "Unused",
     "bits",
     "collapse",
     "times",
@@ -97,7 +108,7 @@ class Context:
         analysis: the prediction.
         target: the model as the user named it.
         settings: of this run.
-        recipe: what the training script says; None where none was named.
+        recipe: what the training script or the configuration says; None where nothing was said.
     """
 
     analysis: Analysis
@@ -116,10 +127,20 @@ class Context:
         return find_symptoms(self.analysis.flowed, self.paths)
 
     @cached_property
+    def spread(self) -> Spread | None:
+        """How far the end-to-end gain of one draw of the weights lies from the mean; None where that is not known."""
+        scale = self.analysis.spreads.backward.get(self.paths.entry or "")
+        return None if scale is None else scale.spread
+
+    @cached_property
     def typical(self) -> float:
         """Bits by which the median end-to-end gain differs from the mean one; 0 where draws of the weights hardly differ."""
-        scale = self.analysis.spreads.backward.get(self.paths.entry or "")
-        return scale.spread.typical if scale is not None and scale.spread.bits > _SPREAD else 0.0
+        return self.spread.typical if self.spread is not None and self.spread.bits > _SPREAD else 0.0
+
+    def width(self, segment: Segment) -> int:
+        """How many numbers each output of a segment's weight is made of, or feeds, whichever are fewer: its fan-in or fan-out."""
+        shape = self.parameters[str(segment.parameter)].shape
+        return min(math.prod(shape[1:]), shape[0] * math.prod(shape[2:]))
 
     @property
     def parameters(self) -> Mapping[str, ParameterRecord]:
@@ -169,6 +190,11 @@ class Context:
     def cancelled(self) -> tuple[Cancelled, ...]:
         """Parameters whose only effect is taken out again by what follows: their gradient is zero, always."""
         return tuple(cancelled(self.analysis.flowed))
+
+    @cached_property
+    def likeness(self) -> tuple[Alike, ...]:
+        """How alike samples and positions are in every tensor on the spine, from the input on."""
+        return likeness(self.analysis.flowed, self.paths.segments)
 
     @cached_property
     def dormant(self) -> Dormant:
@@ -285,15 +311,25 @@ class Context:
 
 
 class Rule(ABC):
-    """One check. Subclass it in a module named after its code; nothing to register."""
+    """One check. Subclass it in a module named after its code; nothing to register.
+
+    ``preview``: it reports only where ``--preview`` asks for it. ``formerly``: codes and names it had, which still mean it.
+    """
 
     code: ClassVar[str]
     name: ClassVar[str]
     severity: ClassVar[Severity]
+    preview: ClassVar[bool] = False
+    formerly: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with the model."""
+
+    def review(self, run: Run) -> Iterable[Finding]:
+        """Yield what is wrong with the run as a whole, after every model was checked."""
+        del run
+        return ()
 
     def finding(
         self,

@@ -69,6 +69,10 @@ class Configuration:
     def half(self) -> str:
         return "test" if self.seed % 2 else "fit"
 
+    @property
+    def recurrent(self) -> bool:
+        return self.family in ("rnn", "lstm", "gru")
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -16,6 +16,7 @@ from benchmarks.trainability.networks import NOISE, SYMBOLS, TOKENS, build
 from benchmarks.trainability.tasks import BATCH
 from gradlint.config import Settings
 from gradlint.packs import choose, load_rules
+from gradlint.recurrence import find_recurrences
 from gradlint.rule import Context, Severity
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Prediction:
         gain: of the gradient's norm from the output to the input, in a typical draw of the weights.
         collapse: log2 of ``1 − ρ`` of the last hidden tensor's samples.
         curvature: log2 of the loss's steepest curvature.
-        memory: of the gradient's norm from the last to the first step of a recurrence.
+        memory: bits of the gradient's norm over the steps of a recurrence: lost over those that the task needs, or gained over all.
         findings: code and severity of each, info left out.
     """
 
@@ -48,9 +49,10 @@ class Prediction:
 
 def predict(c: Configuration) -> Prediction:
     """The verdict on a configuration, in the shapes that it is trained in."""
-    context = Context(gradlint.analyze(functools.partial(build, c), [spec(c)]), "model")
+    settings = settings_of(c)
+    context = Context(gradlint.analyze(functools.partial(build, c), [spec(c)]), "model", settings)
     found: dict[str, str] = {}
-    for rule in choose(load_rules(), Settings()):
+    for rule in choose(load_rules(), settings):
         for finding in rule.check(context):
             if finding.severity != Severity.INFO and found.get(finding.code) != Severity.ERROR:
                 found[finding.code] = str(finding.severity)
@@ -66,14 +68,22 @@ def predict(c: Configuration) -> Prediction:
     )
 
 
+def settings_of(c: Configuration) -> Settings:
+    """What the user knows of the task: that the answer lies at the start of the sequence."""
+    return Settings(horizon={"*": c.depth - 1}) if c.recurrent and c.task == "sequence" else Settings()
+
+
 def memory(context: Context) -> float | None:
-    loops = [loop.log2 * loop.steps for loop in context.paths.loops]
-    return max(loops, key=abs) if loops else None
+    """Of the recurrence that changes the gradient most."""
+    needed = context.settings.horizon_of(context.target)
+    curves = [(r.curve, r.steps) for r in find_recurrences(context.analysis.flowed) if r.along == "sequence"]
+    grown = [curve.at(needed) if needed is not None else max(curve.at(steps), 0.0) for curve, steps in curves]
+    return max(grown, key=abs) if grown else None
 
 
 def spec(c: Configuration) -> str:
     """The input, as ``--input`` takes it."""
-    steps = c.depth if c.family in ("rnn", "lstm", "gru") else TOKENS
+    steps = c.depth if c.recurrent else TOKENS
     if c.task == "sequence":
         return f"int64<{SYMBOLS + NOISE}:{BATCH},{steps}"
     if c.task == "regression":

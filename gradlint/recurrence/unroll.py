@@ -1,8 +1,8 @@
 """A loop of any length, from one of its steps: the graph whose gradient tells how a state depends on one many steps before.
 
 The gradient starts at the last state alone, so what is read at every step does not blur the growth, and what reused weights add
-up coherently (:mod:`gradlint.covary`) is in it. The length is not that of the trace: the same loop traced over 8 and over 40 steps
-gives the same graph, and the work does not grow with the length of a sequence.
+up coherently (:mod:`gradlint.covary`) is in it. The length is not that of the trace: the same loop traced over 8 and over 40
+steps gives the same graph, and the work does not grow with the length of a sequence.
 """
 
 from __future__ import annotations

@@ -16,10 +16,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from gradlint.trace.arguments import spread
+from gradlint.trace.arguments import signature_of, spread
 from gradlint.trace.assertions import compared
 from gradlint.trace.leaves import Key, Values, leaves, made
 from gradlint.trace.names import FACTS, name_of
+from gradlint.trace.omitted import omitted
 from gradlint.trace.source import transparent
 from gradlint.trace.state import is_lazy, preserved, seeded
 from gradlint.trace.tree import first_floating, map_tensors, tensors_in
@@ -87,6 +88,7 @@ class Outcome:
         asserted: the two sides that an assertion of the user found different.
         samples: the least number of samples per channel that a batch normalisation saw.
         defined: no NaN came out.
+        omitted: arguments that were not given, and that what was raised is about.
     """
 
     calls: int
@@ -96,6 +98,7 @@ class Outcome:
     asserted: tuple[Any, Any] | None = None
     samples: int = ENOUGH
     defined: bool = True
+    omitted: tuple[str, ...] = ()
 
 
 class _Stop(BaseException):
@@ -241,7 +244,9 @@ class Prober:
             except _Stop:
                 return Outcome(watch.calls, None, watch.last())
             except Exception as error:  # noqa: BLE001 - any way a model refuses an input; reported if none is accepted
-                outcome = Outcome(watch.calls, error, watch.last(), watch.raising, compared(error))
+                names = [p.name for p in signature_of(model) if p.default is None and p.name not in values]
+                left_out = omitted(error, names)
+                outcome = Outcome(watch.calls, error, watch.last(), watch.raising, compared(error), omitted=left_out)
                 traceback.clear_frames(error.__traceback__)  # they hold the activations of every try
                 return outcome
             first = first_floating(result)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from gradlint.trace.deferred import FACTORIES, LARGE, draw, factory_of
+from gradlint.trace.deferred import FACTORIES, draw, factory_of
 from gradlint.trace.initialisers import Initialiser
 from gradlint.trace.names import RESHAPES, name_of
 from gradlint.trace.private import DispatchMode, is_view_operator, operator_name, storage_key
@@ -75,7 +75,7 @@ class Watcher(DispatchMode):
 
     def _made(self, name: str, args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
         """A large new tensor, its values put off if there are too many."""
-        asked = factory_of(args, kwargs)
+        asked = factory_of(args, kwargs, self._laws.deferred.large)
         tensor = None if asked is None else self._laws.deferred.make(*asked)
         if tensor is None:
             return None
@@ -139,7 +139,7 @@ class Watcher(DispatchMode):
 
     def _blank(self, like: torch.Tensor) -> torch.Tensor:
         """A tensor like ``like`` in CPU memory, without values if it is large."""
-        made = self._laws.deferred.make(like.shape, like.dtype) if like.numel() >= LARGE else None
+        made = self._laws.deferred.make(like.shape, like.dtype) if like.numel() >= self._laws.deferred.large else None
         return torch.zeros(like.shape, dtype=like.dtype) if made is None else made
 
     def _update(self, name: str, args: Any, kwargs: Mapping[str, Any], result: torch.Tensor) -> None:
