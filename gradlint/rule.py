@@ -40,9 +40,10 @@ from gradlint.evidence import (
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.limits import LIMITS, Limit
+from gradlint.mitigation import Mitigation
 from gradlint.moments import Moments
 from gradlint.paths import Paths, Segment, find_paths
-from gradlint.recipe import Recipe
+from gradlint.recipe import Optimizer, Recipe
 from gradlint.recurrence import Curve, Recurrence
 from gradlint.run import Crash, Run, Stale, Unused
 from gradlint.spread import Spread
@@ -72,6 +73,7 @@ __all__ = [
     "Moments",
     "Op",
     "Ops",
+    "Optimizer",
     "Paths",
     "Place",
     "Range",
@@ -155,6 +157,11 @@ class Context:
         """Leaf recurrent modules by node name."""
         traced = self.analysis.flowed.traced
         return {n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"}
+
+    @cached_property
+    def mitigation(self) -> Mitigation:
+        """What keeps training going where the cause of a gain cannot be removed."""
+        return Mitigation(self.analysis, self.recipe)
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -352,7 +359,7 @@ class Rule(ABC):
             dict(evidence or {}),
             factors,
             tuple(instances),
-            tuple(notes),
+            (*notes, *(() if claim is None else context.mitigation.notes(claim.log2, evidence or {}))),
             fix,
             claim,
         )
