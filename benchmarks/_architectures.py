@@ -47,7 +47,7 @@ _VOCABULARY = re.compile(r"vocab_size$|codebook_size$")
 _EXPERTS = re.compile(r"^(num|n)_\w*experts$|^moe_num_experts$")
 _ID = re.compile(r"_(token_)?(id|index|idx)$")
 _WORDS, _SPECIAL = 1024, 40
-_STEPS = ((8, 2), (4, 2), (8, 4), (4, 4), (2, 2), (1, 2), (8, None), (1, None))
+_STEPS = ((8, 2), (8, None), (1, 2), (4, 2), (8, 4), (4, 4), (2, 2), (4, None), (2, None), (1, None))
 _EACH, _MOST = 32, 3
 _LIMIT = 60_000_000
 

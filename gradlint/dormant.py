@@ -68,11 +68,28 @@ def dormant(flowed: Flowed) -> Dormant:
 
 
 def _asleep(flowed: Flowed) -> Iterator[str]:
-    """Trainable parameters in use whose gradient is not zero by symmetry."""
+    """Trainable parameters that the output depends on, and whose gradient is not zero by symmetry."""
     idle = {*unused(flowed.traced), *(found.parameter for found in cancelled(flowed))}
+    judged = _behind(flowed.traced)
     for name, record in flowed.traced.parameters.items():
-        if record.requires_grad and name not in idle and name not in flowed.unknown.parameters:
+        if record.requires_grad and name in judged and name not in idle and name not in flowed.unknown.parameters:
             yield name
+
+
+def _behind(traced: Traced) -> set[str]:
+    """Parameters that lead to the output the gradient starts at; what leads to others alone is not judged."""
+    waiting = [n for n in traced.graph.nodes if n.name == traced.output]
+    seen, found = set(waiting), set[str]()
+    while waiting:
+        node = waiting.pop()
+        if node.op == "get_attr":
+            found.add(str(node.target))
+        if node.op == "call_module":
+            found |= {r.name for r in traced.parameters.values() if any(n.startswith(f"{node.target}.") for n in r.names)}
+        fresh = [n for n in node.all_input_nodes if n not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return found
 
 
 def _unreached(flowed: Flowed, names: Iterable[str]) -> Iterator[str]:
@@ -80,9 +97,11 @@ def _unreached(flowed: Flowed, names: Iterable[str]) -> Iterator[str]:
 
 
 def _reached(flowed: Flowed, name: str) -> bool:
-    """A step moves it. Where the gradient is unknown, it is taken to."""
+    """A step moves it. Where the gradient is unknown, or comes from another output, it is taken to."""
     record = flowed.traced.parameters[name]
-    return record.requires_grad and (name in flowed.unknown.parameters or energy(flowed.parameters.get(name)) > 0)
+    if not record.requires_grad:
+        return False
+    return name in flowed.unknown.parameters or energy(flowed.parameters.get(name)) > 0 or name not in _behind(flowed.traced)
 
 
 def _zeros(parameters: Mapping[str, ParameterRecord]) -> Iterator[str]:

@@ -5,6 +5,7 @@ Bits are log2 of a root mean square or of a norm: +1 doubles it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -33,6 +34,20 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
     {
         "explode": Limit(9.0, 10.0, "published failures lie above 1e3, the largest healthy model at 3e2"),
         "vanish": Limit(-11.0, -13.3, "published failures lie below 1e-4; SGD fails near -5.5 bits, Adam near -13.5"),
+        "residual": Limit(
+            6.0, 10.0, "plain SGD trained sums that gain 4.5 bits and not those that gain 14.5; normed ones gain log2(1 + L)/2"
+        ),
+        "batchnorm_chain": Limit(
+            8.3, 13.8, "Yang et al. 2019 (arXiv:1902.08129): log2(π/(π-1))/2 = 0.28 per layer, 30 train half, 50 do not train"
+        ),
+        "luck": Limit(
+            1.6,
+            math.inf,
+            "Hanin 2018 (arXiv:1801.03744): variance 5 Σ 1/n of ln‖g‖², here 5: 80 % of the draws lie within a factor of 17",
+        ),
+        "collapse": Limit(
+            -7.0, -math.inf, "1 − ρ ≈ 9π²/(2 l²) at the edge of chaos: 75 ReLU layers (Hayou et al. 2019, arXiv:1902.06853)"
+        ),
         "layer_large": Limit(1.5, 3.0, "He et al. 2015: a layer should keep the variance; 1.5 bits is 8 times it"),
         "layer_small": Limit(-3.0, -5.0, "PyTorch's default weights give -2.8 bits with a sigmoid, the smallest in common use"),
         "layers_total": Limit(4.0, 10.0, "one deviating layer shifts a scale; several multiply"),

@@ -21,10 +21,11 @@ from torch import fx
 from gradlint.analysis import Analysis
 from gradlint.blocks import Repeat, find_repeats
 from gradlint.causes import NEUTRAL, cause_of
+from gradlint.recurrence import Recurrence, find_recurrences
 from gradlint.route import Route, dominant
 from gradlint.trace.graph import Step, op_name, step
 
-__all__ = ["Loop", "Paths", "Segment", "find_paths"]
+__all__ = ["Paths", "Segment", "find_paths"]
 
 _ENTRY = "<input>"
 
@@ -52,23 +53,6 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Loop:
-    """One weight used at successive steps.
-
-    Args:
-        parameter: its name.
-        nodes: the ops that use it, first step first.
-        log2: bits of gradient norm gained per step back in time.
-        steps: how many.
-    """
-
-    parameter: str
-    nodes: tuple[str, ...]
-    log2: float
-    steps: int
-
-
-@dataclass(frozen=True)
 class Paths:
     """Gains of one analysis.
 
@@ -76,7 +60,7 @@ class Paths:
         log2: end-to-end gain from the output to the input of the first layer, in bits; None when nothing leads there.
         segments: of the spine, from the output to the input; their bits sum to ``log2``.
         gains: node name to the bits of its gradient's norm over the output's.
-        loops: weights used at successive steps.
+        recurrences: weights that act again and again on what they made.
         entries: where the gradient leaves the model (its inputs, or the lookups that stand in for them), the largest first.
         route: the way that most of it takes there.
         repeats: blocks that repeat, with the gain of each and the law of depth.
@@ -85,7 +69,7 @@ class Paths:
     log2: float | None
     segments: tuple[Segment, ...]
     gains: Mapping[str, float]
-    loops: tuple[Loop, ...]
+    recurrences: tuple[Recurrence, ...]
     entries: tuple[str, ...] = ()
     route: Route | None = None
     repeats: tuple[Repeat, ...] = ()
@@ -119,7 +103,7 @@ class Paths:
 
 
 def find_paths(analysis: Analysis) -> Paths:
-    """Gains, spine and loops of an analysed model."""
+    """Gains, spine and recurrences of an analysed model."""
     flowed = analysis.flowed
     nodes = {n.name: n for n in flowed.traced.graph.nodes}
     bits = {name: found for name in flowed.backward if (found := flowed.log2_energy(name)) is not None}
@@ -138,26 +122,26 @@ def find_paths(analysis: Analysis) -> Paths:
     for name in entries:
         graph.add_edge(name, _ENTRY)
     gains = {n: (b - bits[source]) / 2 for n, b in bits.items()} if source in bits else {}
-    loops = tuple(_loops(graph, nodes, bits))
+    recurrences = find_recurrences(flowed)
     if _ENTRY not in graph or not nx.has_path(graph, source, _ENTRY):
-        return Paths(None, (), gains, loops)
+        return Paths(None, (), gains, recurrences)
     most = max(bits[name] for name in entries)
     bits[_ENTRY] = most + math.log2(sum(2.0 ** (bits[name] - most) for name in entries))
     spine = [n for n in _spine(graph, source) if n in bits]
     if len(entries) == 1:  # the input itself is the end of the spine
         spine.remove(_ENTRY)
-    reused = {name for loop in loops for name in loop.nodes}
+    reused = {name for recurrence in recurrences for name in recurrence.members}
     place = {name: i for i, name in enumerate(graph)}
     leading = nx.ancestors(graph, _ENTRY)
     segments = tuple(_segment(graph, leading, place, nodes, bits, start, end, reused) for start, end in pairwise(spine))
     segments = _to_first_layer(segments)
     if not segments:
-        return Paths(None, (), gains, loops)
+        return Paths(None, (), gains, recurrences)
     by_size = tuple(sorted(entries, key=lambda name: (-bits[name], name)))
     members = {name: str(node.args[0]) for name, node in nodes.items() if _is_member(node)}
     route = dominant(nodes, flowed.edges, members, bits, source, by_size[0])
     repeats = find_repeats(flowed.traced.modules, spine, bits, flowed.traced.parameters)
-    return Paths(sum(s.log2 for s in segments), _with_norms(segments), gains, loops, by_size, route, repeats)
+    return Paths(sum(s.log2 for s in segments), _with_norms(segments), gains, recurrences, by_size, route, repeats)
 
 
 def _is_member(node: fx.Node) -> bool:
@@ -258,21 +242,3 @@ def _with_norms(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
         elif s.cause not in NEUTRAL:
             behind_norm = False
     return tuple(out)
-
-
-def _loops(graph: nx.DiGraph[str], nodes: Mapping[str, fx.Node], bits: Mapping[str, float]) -> Iterable[Loop]:
-    """Square weights used by at least four ops, each fed by the one before."""
-    users: dict[str, list[str]] = {}
-    for name, node in nodes.items():
-        for n in node.all_input_nodes:
-            shape = step(n).shape or ()
-            if n.op == "get_attr" and step(n).value is None and len(shape) == 2 and shape[0] == shape[1]:
-                users.setdefault(str(n.target), []).append(name)
-    for parameter, uses in users.items():
-        live = [u for u in uses if u in graph and u in bits]
-        if len(live) < 4 or not all(nx.has_path(graph, late, early) for early, late in pairwise(live)):
-            continue
-        # the middle of the loop: the ends feel how the sequence starts and is read
-        first, last = len(live) // 4, len(live) - 1 - len(live) // 8
-        gained = (bits[live[first]] - bits[live[last]]) / 2 / max(last - first, 1)
-        yield Loop(parameter, tuple(live), gained, len(live))

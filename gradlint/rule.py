@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from torch import fx
 
+from gradlint.alike import Alike, likeness
 from gradlint.analysis import Analysis
 from gradlint.blocks import DepthLaw, Repeat
 from gradlint.causes import NEUTRAL
@@ -30,19 +31,21 @@ from gradlint.evidence import (
     Ops,
     Range,
     Ref,
+    Scores,
     Singularity,
-    evidence_of,
-    find_activations,
-    find_ranges,
-    find_singularities,
-    near_zero,
+    Stream,
+    Symptoms,
+    find_symptoms,
 )
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.limits import LIMITS, Limit
 from gradlint.moments import Moments
-from gradlint.paths import Loop, Paths, Segment, find_paths
+from gradlint.paths import Paths, Segment, find_paths
 from gradlint.recipe import Recipe
+from gradlint.recurrence import Curve, Recurrence
+from gradlint.run import Crash, Run, Stale, Unused
+from gradlint.spread import Spread
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 from gradlint.wording import bits, collapse, times
 
@@ -51,11 +54,14 @@ __all__ = [
     "NEUTRAL",
     "NORMS",
     "Activation",
+    "Alike",
     "Cancelled",
     "Claim",
     "Collapse",
     "Confidence",
     "Context",
+    "Crash",
+    "Curve",
     "DepthLaw",
     "Dormant",
     "Evidence",
@@ -64,19 +70,26 @@ __all__ = [
     "Layer",
     "Limit",
     "Location",
-    "Loop",
     "Moments",
     "Op",
+    "Ops",
     "Paths",
     "Place",
     "Range",
     "Recipe",
+    "Recurrence",
     "Ref",
     "Repeat",
     "Rule",
+    "Run",
+    "Scores",
     "Segment",
     "Severity",
     "Singularity",
+    "Stale",
+    "Stream",
+    "Symptoms",
+    "Unused",
     "bits",
     "collapse",
     "times",
@@ -94,7 +107,7 @@ class Context:
         analysis: the prediction.
         target: the model as the user named it.
         settings: of this run.
-        recipe: what the training script says; None where none was named.
+        recipe: what the training script or the configuration says; None where nothing was said.
     """
 
     analysis: Analysis
@@ -108,15 +121,25 @@ class Context:
         return find_paths(self.analysis)
 
     @cached_property
-    def evidence(self) -> Evidence:
+    def symptoms(self) -> Symptoms:
         """What else the moments say about training: collapse, scale of the output, sharpness."""
-        return evidence_of(self.analysis.flowed, self.paths)
+        return find_symptoms(self.analysis.flowed, self.paths)
+
+    @cached_property
+    def spread(self) -> Spread | None:
+        """How far the end-to-end gain of one draw of the weights lies from the mean; None where that is not known."""
+        scale = self.analysis.spreads.backward.get(self.paths.entry or "")
+        return None if scale is None else scale.spread
 
     @cached_property
     def typical(self) -> float:
         """Bits by which the median end-to-end gain differs from the mean one; 0 where draws of the weights hardly differ."""
-        scale = self.analysis.spreads.backward.get(self.paths.entry or "")
-        return scale.spread.typical if scale is not None and scale.spread.bits > _SPREAD else 0.0
+        return self.spread.typical if self.spread is not None and self.spread.bits > _SPREAD else 0.0
+
+    def width(self, segment: Segment) -> int:
+        """How many numbers each output of a segment's weight is made of, or feeds, whichever are fewer: its fan-in or fan-out."""
+        shape = self.parameters[str(segment.parameter)].shape
+        return min(math.prod(shape[1:]), shape[0] * math.prod(shape[2:]))
 
     @property
     def parameters(self) -> Mapping[str, ParameterRecord]:
@@ -135,38 +158,9 @@ class Context:
         return {n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"}
 
     @cached_property
-    def ops(self) -> Ops:
-        """The calls of forward, and who uses what."""
-        return Ops(self.analysis.flowed.traced)
-
-    @cached_property
-    def layers(self) -> tuple[Layer, ...]:
-        """The calls that multiply by a weight."""
-        return self.ops.layers()
-
-    @cached_property
-    def ranges(self) -> Mapping[str, Range]:
-        """Node name to the values that it can have."""
-        return find_ranges(self.analysis.flowed, self.ops)
-
-    @cached_property
-    def singularities(self) -> tuple[Singularity, ...]:
-        """Where values or slopes are not finite."""
-        return find_singularities(self.analysis.flowed, self.ops, self.ranges)
-
-    @cached_property
-    def activations(self) -> tuple[Activation, ...]:
-        """How nonlinearities behave on what they see."""
-        return find_activations(self.analysis.flowed, self.ops)
-
-    def graded(self, node: str) -> bool:
-        """A gradient arrives at a node."""
-        return node in self.analysis.flowed.backward
-
-    def near_zero(self, node: str) -> float:
-        """Share of a node's entries within a thousandth of their rms of zero; 0 where its law is unknown."""
-        law = self.forward(node)
-        return 0.0 if law is None else near_zero(law)
+    def evidence(self) -> Evidence:
+        """What the model is made of and does, beside the gains."""
+        return Evidence(self.analysis.flowed)
 
     def leaf_path(self, node: str) -> str:
         """Module path of a leaf recurrent module."""
@@ -195,6 +189,11 @@ class Context:
     def cancelled(self) -> tuple[Cancelled, ...]:
         """Parameters whose only effect is taken out again by what follows: their gradient is zero, always."""
         return tuple(cancelled(self.analysis.flowed))
+
+    @cached_property
+    def likeness(self) -> tuple[Alike, ...]:
+        """How alike samples and positions are in every tensor on the spine, from the input on."""
+        return likeness(self.analysis.flowed, self.paths.segments)
 
     @cached_property
     def dormant(self) -> Dormant:
@@ -311,15 +310,25 @@ class Context:
 
 
 class Rule(ABC):
-    """One check. Subclass it in a module named after its code; nothing to register."""
+    """One check. Subclass it in a module named after its code; nothing to register.
+
+    ``preview``: it reports only where ``--preview`` asks for it. ``formerly``: codes and names it had, which still mean it.
+    """
 
     code: ClassVar[str]
     name: ClassVar[str]
     severity: ClassVar[Severity]
+    preview: ClassVar[bool] = False
+    formerly: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with the model."""
+
+    def review(self, run: Run) -> Iterable[Finding]:
+        """Yield what is wrong with the run as a whole, after every model was checked."""
+        del run
+        return ()
 
     def finding(
         self,

@@ -116,3 +116,16 @@ def test_a_bias_before_a_norm_is_not_dormant() -> None:
         return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
 
     assert dormant(gradlint.analyze(build, (torch.randn(16, 8),)).flowed).dead == ()
+
+
+def test_what_leads_to_another_output_is_not_judged() -> None:
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.policy, self.value = nn.Linear(8, 8), nn.Linear(8, 3), zeroed(nn.Linear(8, 1))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = torch.relu(self.body(x))
+            return self.policy(h), self.value(h)
+
+    assert dormant(gradlint.analyze(TwoHeads, (torch.randn(16, 8),)).flowed).dead == ()

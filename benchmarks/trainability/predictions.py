@@ -56,13 +56,13 @@ def predict(c: Configuration) -> Prediction:
         for finding in rule.check(context):
             if finding.severity != Severity.INFO and found.get(finding.code) != Severity.ERROR:
                 found[finding.code] = str(finding.severity)
-    evidence, gain = context.evidence, context.paths.log2
+    symptoms, gain = context.symptoms, context.paths.log2
     return Prediction(
         c.seed,
         None if gain is None else gain + context.typical,
-        evidence.collapse,
-        evidence.curvature,
-        evidence.output,
+        symptoms.collapse,
+        symptoms.curvature,
+        symptoms.output,
         memory(context),
         found,
     )

@@ -1,25 +1,12 @@
-"""What rules judge by, beside the moments: calls and layers, ranges of values, singular places, collapse, the output's scale."""
+"""What rules judge by, beside the gains: calls and layers, ranges of values, singular places, streams, scores."""
 
-from gradlint.evidence.activations import Activation, find_activations
+from gradlint.evidence.activations import Activation
 from gradlint.evidence.calls import NORMS, Layer, Op, Ops, Ref
-from gradlint.evidence.collapse import Collapse, Evidence, evidence_of
-from gradlint.evidence.ranges import Range, find_ranges, near_zero
-from gradlint.evidence.singular import Singularity, find_singularities
+from gradlint.evidence.evidence import Evidence
+from gradlint.evidence.ranges import Range
+from gradlint.evidence.scores import Scores
+from gradlint.evidence.singular import Singularity
+from gradlint.evidence.streams import Stream
+from gradlint.evidence.symptoms import Collapse, Symptoms, find_symptoms
 
-__all__ = [
-    "NORMS",
-    "Activation",
-    "Collapse",
-    "Evidence",
-    "Layer",
-    "Op",
-    "Ops",
-    "Range",
-    "Ref",
-    "Singularity",
-    "evidence_of",
-    "find_activations",
-    "find_ranges",
-    "find_singularities",
-    "near_zero",
-]
+__all__ = ["NORMS", "Activation", "Collapse", "Evidence", "Layer", "Op", "Ops", "Range", "Ref", "Scores", "Singularity", "Stream", "Symptoms", "find_symptoms"]

@@ -10,10 +10,11 @@ from typing import Any
 from torch import fx
 
 from gradlint.findings import Location
+from gradlint.flowed import Flowed
 from gradlint.ops import IDENTITY, lookup, pieces, shape
 from gradlint.ops import index as index_ops
 from gradlint.recognise import scalar_function
-from gradlint.trace.graph import Traced, op_name, step
+from gradlint.trace.graph import op_name, step
 
 __all__ = ["Layer", "Op", "Ops", "Ref"]
 
@@ -105,17 +106,15 @@ class Layer:
 
 
 class Ops:
-    """All calls of a traced model, and who uses what.
+    """All calls of a traced model, and who uses what."""
 
-    Args:
-        traced: the model.
-    """
-
-    def __init__(self, traced: Traced) -> None:
-        self._traced = traced
+    def __init__(self, flowed: Flowed) -> None:
+        self._traced = traced = flowed.traced
         self._nodes = {n.name: n for n in traced.graph.nodes}
         self.calls: Mapping[str, Op] = {n.name: _op(n) for n in traced.graph.nodes if n.op.startswith("call")}
         """Calls by the name of their node, in order of execution."""
+        self.handwritten = {name: norm.root.name for name, norm in flowed.norms.items()}
+        """The call that ends a norm written by hand, with the node that it normalises."""
         self.placeholders = frozenset(n.name for n in traced.graph.nodes if n.op == "placeholder")
 
     def users(self, name: str) -> list[Op]:
@@ -125,6 +124,27 @@ class Ops:
     def dtype(self, name: str) -> str:
         """Such as ``float32``; empty where it is no tensor."""
         return step(self._nodes[name]).dtype or ""
+
+    def given(self, name: str) -> bool:
+        """An input has a part in it."""
+        waiting, seen = [self._nodes[name]], {name}
+        while waiting:
+            node = waiting.pop()
+            if node.op == "placeholder":
+                return True
+            fresh = [n for n in node.all_input_nodes if n.name not in seen]
+            seen |= {n.name for n in fresh}
+            waiting += fresh
+        return False
+
+    def normalised(self, name: str) -> bool:
+        """All that uses a node normalises it first."""
+        behind = list(self.ahead(name))
+        if self.returned(name) or not behind:
+            return False
+        if all(call.op in NORMS for call in behind):
+            return True
+        return any(self.origin(root) == self.origin(name) for root in self.handwritten.values())
 
     def returned(self, name: str) -> bool:
         """The model returns it."""
@@ -202,7 +222,7 @@ class Ops:
         groups = _groups(call)
         behind = list(self.ahead(call.name))
         bend = next((c.op for c in behind if _bends(self._nodes[c.name])), "")
-        normal = bool(behind) and all(c.op in NORMS for c in behind) and not self.returned(call.name)
+        normal = self.normalised(call.name)
         output = self._ends(call.name)
         name = bias.parameter if isinstance(bias, Ref) else None
         return Layer(call, record.name, name, *fans, groups, bend, normal, output)

@@ -21,7 +21,7 @@ from gradlint.evidence.calls import Op, Ops, Ref
 from gradlint.evidence.probe import Probe
 from gradlint.flowed import Flowed
 from gradlint.moments import GRID, Array, Moments
-from gradlint.recognise import Grid
+from gradlint.recognise import Cone, find_cones
 from gradlint.trace.graph import step
 
 __all__ = ["Range", "find_ranges", "near_zero"]
@@ -82,6 +82,7 @@ def find_ranges(flowed: Flowed, ops: Ops) -> Mapping[str, Range]:
 class _Finder:
     def __init__(self, flowed: Flowed, ops: Ops) -> None:
         self._flowed, self._ops = flowed, ops
+        self._cones = find_cones(flowed.traced.graph)
         self.found: dict[str, Range] = {}
 
     def range_of(self, node: fx.Node) -> Range:
@@ -94,36 +95,33 @@ class _Finder:
         call = self._ops.calls.get(node.name)
         if call is None:
             return Range()
-        grid = self._flowed.grids.get(node.name)
-        found = self._bent(node, grid) if grid is not None else None
+        cone = self._cones.get(node)
+        found = self._bent(node, cone) if cone is not None else None
         if found is None:
             found = self._called(call)
         same = self._difference(call)
         return found if same is None else replace(found, zero=same[0], together=True, why=same[1])
 
-    def _bent(self, node: fx.Node, grid: Grid) -> Range | None:
+    def _bent(self, node: fx.Node, cone: Cone) -> Range | None:
         """A function of the entries of a cone's root: by evaluation over its range."""
-        root = self.found.get(grid.root.name, Range())
+        root, law = self.found.get(cone.root.name, Range()), self._flowed.forward.get(cone.root.name)
         low, high = max(root.low, -1e30), min(root.high, 1e30)
         wide = _WIDE[(low <= _WIDE) & (high >= _WIDE)]
         points = np.concatenate([wide, np.linspace(max(low, -20.0), min(high, 20.0), _PROBES)])
-        out = Probe(grid.cone, points).values(node)
+        out = Probe(cone, points).values(node)
         known = ~np.isnan(out)
         if not known.any():
             return None
         size = np.abs(points)
         near = known & (size < _FAR) & ((size > 1 / _FAR) | (size == 0))
         high, low = (_bound(sign, out[known], out[near]) for sign in (1, -1))
-        zero, why = root.zero if self._keeps_zero(node, grid) else 0.0, root.why
-        curve = grid.curve(node)[0]
-        mass = float(GRID.weights[curve == 0.0].sum()) if len(curve) == len(GRID.weights) else float((curve == 0.0).mean())
-        if mass > zero + 1e-6:
-            zero, why = mass, f"where {self._ops.calls[node.name].op} gives zero"
+        zero, why = (root.zero, root.why) if Probe(cone, np.zeros(1)).values(node)[0] == 0.0 else (0.0, root.why)
+        if isinstance(law, Moments) and law.var > 0:
+            taken = law.on_grid()
+            mass = float(GRID.weights[Probe(cone, taken).values(node) == 0.0].sum())
+            if mass > zero + 1e-6:
+                zero, why = mass, f"where {self._ops.calls[node.name].op} gives zero"
         return Range(low, high, zero, root.together and zero == root.zero, why)
-
-    @staticmethod
-    def _keeps_zero(node: fx.Node, grid: Grid) -> bool:
-        return bool(Probe(grid.cone, np.zeros(1)).values(node)[0] == 0.0)
 
     def _called(self, call: Op) -> Range:
         args = [self.found.get(ref.node, Range()) for ref in call.inputs]

@@ -19,7 +19,7 @@ from torch import fx
 
 from gradlint.trace.graph import op_name, step
 
-__all__ = ["Body", "Cycle", "find_bodies"]
+__all__ = ["Body", "Cycle", "find_bodies", "made_of"]
 
 FEWEST = 4
 """Steps that make a loop."""
@@ -91,7 +91,7 @@ class Body:
     def varies(self, offset: int) -> bool:
         """The call differs between steps by itself: another index, another constant."""
         here, before = self.node(offset), self.node(offset, self.at - 1)
-        return _shown(here) != _shown(before)
+        return bool(_shown(here) != _shown(before))
 
     def taken_apart(self, offset: int) -> bool:
         """It reads a tensor that every step has another of: a member of a list, a slice made before the loop."""
@@ -242,7 +242,7 @@ def _parameters(body: Body, offsets: Iterable[int]) -> tuple[dict[str, int], tup
         if node.op == "call_module":
             shared[str(node.target)] = 2
         for here, before in body.reads(offset):
-            for parameter in _made_of(here):
+            for parameter in made_of(here):
                 shared[str(parameter.target)] = len(step(parameter).shape or ())
             if here is not before and here.op == "get_attr" and step(here).value is None:
                 shared.pop(str(here.target), None)
@@ -250,7 +250,7 @@ def _parameters(body: Body, offsets: Iterable[int]) -> tuple[dict[str, int], tup
     return shared, tuple(untied)
 
 
-def _made_of(node: fx.Node) -> Iterator[fx.Node]:
+def made_of(node: fx.Node) -> Iterator[fx.Node]:
     """The parameters that a tensor is, or is made of alone (``weight.t()``, a normalised weight)."""
     stack, seen = [node], set()
     found = []
@@ -273,7 +273,7 @@ def _along_a_sequence(body: Body, graph: nx.MultiDiGraph[int], offsets: Sequence
     for offset in offsets:
         fed |= nx.ancestors(graph, offset)
     for offset in fed:
-        if body.varies(offset) and any(not list(_made_of(n)) for n in body.node(offset).all_input_nodes):
+        if body.varies(offset) and any(not list(made_of(n)) for n in body.node(offset).all_input_nodes):
             return True
         for here, before in body.reads(offset):
             if here is not before and body.back(here, before) is None and here.op != "get_attr":

@@ -77,14 +77,17 @@ class Cell:
         return self.hidden
 
     def linear(self, x: fx.Node, side: str, gate: int) -> fx.Node:
+        """``W x + b`` of one gate from one side, ``ih`` or ``hh``."""
         names = [n for n in (f"weight_{side}", f"bias_{side}") if n in self.layer.records]
         records = [self.sketch.parameter(self.layer.rows(name, gate)) for name in names]
         return self.sketch.call(functional.linear, x, *records, shape=self.shape)
 
     def driven(self, x: fx.Node, gate: int) -> fx.Node:
+        """What goes into a gate."""
         return self.of("add", self.linear(x, "ih", gate), self.linear(self.hidden, "hh", gate))
 
     def of(self, method: str, *args: fx.Node) -> fx.Node:
+        """An op from states to a state."""
         return self.sketch.call(method, *args, op="call_method", shape=self.shape)
 
 
@@ -141,12 +144,14 @@ def default_layer(kind: str, layer: Layer, *, keeps: float = 0.0) -> Layer:
         keeps: bias added to the gate that keeps the state.
     """
     gates, hidden, inputs = KINDS[kind].gates, layer.hidden, layer.records["weight_ih"].shape[1]
-    shapes = {"weight_ih": (gates * hidden, inputs), "weight_hh": (gates * hidden, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates * hidden, inputs), "weight_hh": (gates * hidden, hidden)}
     shapes |= {name: (gates * hidden,) for name in ("bias_ih", "bias_hh") if name in layer.records or keeps}
     out = {}
     for name, shape in shapes.items():
         like = layer.records.get(name, layer.records["weight_hh"])
-        law = replace(like.law, kind="uniform", mean=0.0, std=(3 * hidden) ** -0.5, moments=Moments.iid(shape, 0.0, 1 / (3 * hidden)))
+        law = replace(
+            like.law, kind="uniform", mean=0.0, std=(3 * hidden) ** -0.5, moments=Moments.iid(shape, 0.0, 1 / (3 * hidden))
+        )
         out[name] = replace(like, names=(f"{kind}.{name}",), shape=shape, law=law, drawn_with=f"{kind}.{name}")
     return Kept(kind, out, keeps) if keeps else Layer(kind, out)
 

@@ -20,7 +20,6 @@ class Curve:
 
     Args:
         bits: for k = 0, 1, 2 …; the first is 0.
-        exact: the number of steps is fixed: these are all.
     """
 
     bits: tuple[float, ...]
@@ -61,8 +60,12 @@ class Curve:
         return self.bits[-1] + slope * (steps - last) - (power * math.log2(steps / last) if last else 0.0)
 
     def reach(self, limit: float, longest: int = 1_000_000) -> int | None:
-        """The most steps after which the gradient is still within ``limit`` bits (of its sign); None: any number, up to ``longest``."""
-        outside = (lambda b: b > limit) if limit > 0 else (lambda b: b < limit)
+        """The most steps over which it stays within ``limit`` bits (of its sign); None: as many as there may be."""
+        sign = 1.0 if limit > 0 else -1.0
+
+        def outside(bits: float) -> bool:
+            return sign * bits > sign * limit
+
         for k, b in enumerate(self.bits):
             if outside(b):
                 return max(k - 1, 0)
@@ -79,7 +82,3 @@ class Curve:
     def half_life(self) -> float | None:
         """Steps in which half of the gradient is lost; None where it is not lost."""
         return -1.0 / self.per_step if self.per_step < 0 else None
-
-    def shifted(self, bits: tuple[float, ...]) -> Curve:
-        """With so many bits more at each step."""
-        return Curve(tuple(a + b for a, b in zip(self.bits, bits, strict=False)))

@@ -1,8 +1,8 @@
 """Powers of a recurrent matrix whose values are known: what the law of independent entries does not tell.
 
-A matrix of independent entries grows a vector by its radius per step from the first step on (Ginibre: ``E‖Wᵏ‖_F² ≈ H(s²H)ᵏ``). One
-that is given need not: a non-normal matrix first grows by up to its spectral norm per step, whatever its radius (Trefethen & Embree
-2005, ch. 14-16), a diagonal one keeps the units apart.
+A matrix of independent entries grows a vector by its radius per step from the first step on (Ginibre: ``E‖Wᵏ‖_F² ≈ H(s²H)ᵏ``).
+One that is given need not: a non-normal matrix first grows by up to its spectral norm per step, whatever its radius (Trefethen &
+Embree 2005, ch. 14-16), a diagonal one keeps the units apart.
 """
 
 from __future__ import annotations

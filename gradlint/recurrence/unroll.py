@@ -1,8 +1,8 @@
 """A loop of any length, from one of its steps: the graph whose gradient tells how a state depends on one many steps before.
 
 The gradient starts at the last state alone, so what is read at every step does not blur the growth, and what reused weights add
-up coherently (:mod:`gradlint.covary`) is in it. The length is not that of the trace: the same loop traced over 8 and over 40 steps
-gives the same graph, and the work does not grow with the length of a sequence.
+up coherently (:mod:`gradlint.covary`) is in it. The length is not that of the trace: the same loop traced over 8 and over 40
+steps gives the same graph, and the work does not grow with the length of a sequence.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ class _Unroller:
     def _other(self, offset: int) -> bool:
         body = self.cycle.body
         return body.varies(offset) or any(
-            here is not before and body.back(here, before) is None and not _is_parameter(here) for here, before in body.reads(offset)
+            here is not before and body.back(here, before) is None and not _is_parameter(here)
+            for here, before in body.reads(offset)
         )
 
     def _input(self, here: fx.Node, before: fx.Node, k: int) -> fx.Node:

@@ -176,8 +176,8 @@ def _summary(report: Report) -> Text:
     if not report.findings:
         if report.failures:
             rest = f"; {models} checked without findings, {report.coverage}" if report.targets else ""
-            return Text.assemble((failed[0].upper() + failed[1:], _BLAME), rest)
-        return Text.assemble(("All checks passed!", "bold green"), f" {models}, {report.coverage}")
+            return Text.assemble((failed[0].upper() + failed[1:], _BLAME), rest, _accepted(report))
+        return Text.assemble(("All checks passed!", "bold green"), f" {models}, {report.coverage}", _accepted(report))
     counts = Counter(finding.severity for finding in report.findings)
     found = ", ".join(
         _count(counts[severity], str(severity)) for severity in (Severity.ERROR, Severity.WARNING) if counts[severity]
@@ -188,8 +188,16 @@ def _summary(report: Report) -> Text:
         found += f" ({wrong} CONTRADICTED by real backward passes)"
     worst = max(report.findings, key=lambda finding: finding.severity.rank)
     style = _STYLE[worst.severity]
-    tail = f" in {models} ({report.coverage}); " + (f"{failed}; " if report.failures else "")
+    tail = f" in {models} ({report.coverage}){_accepted(report)}; " + (f"{failed}; " if report.failures else "")
     return Text.assemble((f"Found {found}", style), tail, "run ", (f"gradlint explain {worst.code}", "bold"))
+
+
+def _accepted(report: Report) -> str:
+    """What does not count, and why."""
+    counts = Counter(finding.suppressed for finding in report.suppressed)
+    parts = [f"{counts['comment']} by comments"] if counts["comment"] else []
+    parts += [f"{counts['baseline']} by the baseline"] if counts["baseline"] else []
+    return f"; accepted: {', '.join(parts)}" if parts else ""
 
 
 def _count(n: int, noun: str, plural: str = "s") -> str:

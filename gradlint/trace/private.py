@@ -27,6 +27,7 @@ __all__ = [
     "global_hooks",
     "hold",
     "is_functorch_wrapped",
+    "is_view_operator",
     "operator_name",
     "storage_key",
     "unoptimised",
@@ -88,6 +89,11 @@ def operator_name(func: Callable[..., Any]) -> str:
     if isinstance(func, OpOverloadPacket):
         return str(func._qualified_op_name).rpartition("::")[2]
     return str(func._schema.name).rpartition("::")[2] if isinstance(func, OpOverload) else ""
+
+
+def is_view_operator(func: Callable[..., Any]) -> bool:
+    """The aten operator returns another view of its first argument."""
+    return bool(getattr(func, "is_view", False))
 
 
 @contextmanager

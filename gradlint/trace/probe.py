@@ -7,6 +7,8 @@ import math
 import traceback
 import warnings
 import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +16,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from gradlint.trace.arguments import spread
+from gradlint.trace.arguments import signature_of, spread
 from gradlint.trace.assertions import compared
 from gradlint.trace.leaves import Key, Values, leaves, made
 from gradlint.trace.names import FACTS, name_of
+from gradlint.trace.omitted import omitted
 from gradlint.trace.source import transparent
 from gradlint.trace.state import is_lazy, preserved, seeded
 from gradlint.trace.tree import first_floating, map_tensors, tensors_in
@@ -25,7 +28,10 @@ from gradlint.trace.tree import first_floating, map_tensors, tensors_in
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RECURRENT", "Called", "Operand", "Outcome", "Prober"]
+__all__ = ["RECURRENT", "Around", "Called", "Operand", "Outcome", "Prober"]
+
+Around = Callable[[], AbstractContextManager[Any]]
+"""Makes the context that forward is run in."""
 
 ENOUGH = 4  # samples per channel that a batch normalisation needs to be more than a sign
 
@@ -82,6 +88,7 @@ class Outcome:
         asserted: the two sides that an assertion of the user found different.
         samples: the least number of samples per channel that a batch normalisation saw.
         defined: no NaN came out.
+        omitted: arguments that were not given, and that what was raised is about.
     """
 
     calls: int
@@ -91,6 +98,7 @@ class Outcome:
     asserted: tuple[Any, Any] | None = None
     samples: int = ENOUGH
     defined: bool = True
+    omitted: tuple[str, ...] = ()
 
 
 class _Stop(BaseException):
@@ -181,10 +189,12 @@ class Prober:
 
     Args:
         work: what all runs may cost together, in calls: not in seconds, so that every machine finds the same.
+        around: what to run forward in.
     """
 
-    def __init__(self, model: nn.Module, *, work: int) -> None:
+    def __init__(self, model: nn.Module, *, work: int, around: Around = nullcontext) -> None:
         self.model = model
+        self._around = around
         self._work = work
         self._pause = 0
         self._left = 0
@@ -227,14 +237,16 @@ class Prober:
             _listen(model, watch)
             try:
                 try:
-                    with watch, torch.set_grad_enabled(self._grad):
+                    with self._around(), watch, torch.set_grad_enabled(self._grad):
                         result = _call(model, args, kwargs)
                 finally:
                     self._work -= 1 + watch.work
             except _Stop:
                 return Outcome(watch.calls, None, watch.last())
             except Exception as error:  # noqa: BLE001 - any way a model refuses an input; reported if none is accepted
-                outcome = Outcome(watch.calls, error, watch.last(), watch.raising, compared(error))
+                names = [p.name for p in signature_of(model) if p.default is None and p.name not in values]
+                left_out = omitted(error, names)
+                outcome = Outcome(watch.calls, error, watch.last(), watch.raising, compared(error), omitted=left_out)
                 traceback.clear_frames(error.__traceback__)  # they hold the activations of every try
                 return outcome
             first = first_floating(result)

@@ -167,7 +167,8 @@ class Recorder(TorchFunctionMode):
 
     def escaped(self, name: str) -> None:
         """A value that depends on something has left torch through the call of that name."""
-        self.nodes.note(f"{name}() read a value that depends on weights or inputs; only this run's outcome is followed")
+        why = "was assumed: weights have no values here" if self.nodes.hollow else "depends on weights or inputs"
+        self.nodes.note(f"{name}() read a value that {why}; only this run's outcome is followed")
 
     def overwrite(self, name: str, call: Call, written: torch.Tensor, run: Callable[[], Any]) -> None:
         """``run``, an operator of that name, leaves in ``written`` what ``call`` returns."""

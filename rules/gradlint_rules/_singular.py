@@ -46,7 +46,7 @@ def how_often(s: Singularity) -> str:
         return f"{s.why} ({s.share:.2g} of the entries)"
     if s.share > 0:
         return f"for {s.share:.2g} of the entries"
-    return s.why or "at the end of its range"
+    return s.why or "in the limit, if ever"
 
 
 def severity(s: Singularity) -> Severity:

@@ -54,7 +54,7 @@ class MismatchedGain(Rule):
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
         groups: dict[tuple[Location | None, str], list[tuple[Layer, float]]] = {}
-        for layer in context.layers:
+        for layer in context.evidence.layers:
             wrote = initialiser(context, layer)
             right = _GAINS.get(layer.activation)
             if wrote is None or right is None or layer.normalised:

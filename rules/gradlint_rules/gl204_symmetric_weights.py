@@ -39,12 +39,12 @@ class SymmetricWeights(Rule):
 
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
-        layers = {layer.call.name: layer for layer in context.layers}
+        layers = {layer.call.name: layer for layer in context.evidence.layers}
         groups: dict[Location | None, dict[str, Layer]] = {}
         for layer in layers.values():
             if not _constant(context, layer):
                 continue
-            for call in context.ops.ahead(layer.call.name, _passes):
+            for call in context.evidence.ops.ahead(layer.call.name, _passes):
                 behind = layers.get(call.name)
                 if behind is None or not _constant(context, behind) or behind.weight == layer.weight:
                     continue

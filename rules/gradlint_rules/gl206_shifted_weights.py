@@ -43,7 +43,7 @@ class ShiftedWeights(Rule):
         """See the class docstring."""
         limit = LIMITS["outlier"]
         groups: dict[Location | None, list[tuple[Layer, float]]] = {}
-        for layer in context.layers:
+        for layer in context.evidence.layers:
             record = context.parameters[layer.weight]
             if layer.normalised or not record.requires_grad or record.law.kind not in ("normal", "uniform"):
                 continue

@@ -43,7 +43,7 @@ class DepthwiseFanOut(Rule):
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
         groups: dict[Location | None, list[tuple[Layer, float]]] = {}
-        for layer in context.layers:
+        for layer in context.evidence.layers:
             wrote = initialiser(context, layer)
             if wrote is None or layer.groups == 1 or layer.normalised or wrote.arguments.get("mode") != "fan_out":
                 continue

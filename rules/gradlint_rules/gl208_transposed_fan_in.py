@@ -43,7 +43,7 @@ class TransposedFanIn(Rule):
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
         groups: dict[Location | None, list[tuple[Layer, float]]] = {}
-        for layer in context.layers:
+        for layer in context.evidence.layers:
             wrote = initialiser(context, layer)
             if wrote is None or wrote.constructor or "transpose" not in layer.call.op or layer.normalised:
                 continue

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
-from gradlint.rule import LIMITS, Claim, Context, Factor, Finding, Location, Place, Rule, Severity, bits, times
+from gradlint.rule import LIMITS, Claim, Context, Factor, Finding, Place, Rule, Severity, bits, times
+from gradlint_rules._recurrence import Judged, judged, other_cells
 
 __all__ = ["RecurrentSpectralRadius"]
 
@@ -15,17 +14,19 @@ class RecurrentSpectralRadius(Rule):
     """A recurrent matrix that multiplies the gradient at every time step.
 
     ## What it finds
-    ``nn.RNN`` layers and hand-written loops whose recurrent weight, with the slope of the activation, grows the gradient per
-    step, so that over the sequence it explodes.
+    ``nn.RNN``, ``nn.LSTM``, ``nn.GRU``, their cells and loops by hand whose recurrent weight, with the slope of the activation
+    and the gates, grows the gradient per step, so that over the sequence it explodes.
 
     ## Why it matters
     The growth is exponential in the length of the sequence: ×1.2 per step is ×8e7 over 100 steps. Training shows it as
     occasional NaN, or as loss spikes on the longest sequences.
 
     ## How it is computed
-    The spectral radius of the recurrent matrix: by the circular law ``s√H`` where its entries are drawn, exactly where it
-    is orthogonal or its values are known. Times ``√E φ'²`` at the state the cell settles in, it is the growth per step;
-    to the power of the number of steps it is the gain (Pascanu et al. 2013, §2.1; Chen, Pennington & Schoenholz 2018).
+    The gradient of the last state is followed back step by step, with what one and the same matrix adds up coherently where a
+    gate, a leak or a skip leads around it (``a + g`` per step, not ``√(a² + g²)``). A plain cell grows it by the spectral radius
+    (``s√H`` for drawn entries by the circular law, else that of the values) times ``√E φ'²`` at the state it settles in
+    (Pascanu et al. 2013, §2.1; Chen, Pennington & Schoenholz 2018). The verdict is for the length of the traced input or for
+    ``sequence-length``; it does not depend on the length that was traced.
 
     ## What to do
     Initialise the recurrent matrix orthogonally with the gain in the fix, clip the gradient norm, or use nn.LSTM or nn.GRU,
@@ -36,7 +37,7 @@ class RecurrentSpectralRadius(Rule):
 
     ## References
     Pascanu, Mikolov & Bengio 2013 (arXiv:1211.5063); Chen, Pennington & Schoenholz 2018 (arXiv:1806.05394); Saxe et al. 2014
-    (arXiv:1312.6120).
+    (arXiv:1312.6120); Gilboa et al. 2019 (arXiv:1901.08987).
     """
 
     code = "GL401"
@@ -45,89 +46,68 @@ class RecurrentSpectralRadius(Rule):
 
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
-        for parameter, per_step, steps in [*_leaves(context), *_loops(context)]:
-            total = per_step * steps
-            limit = LIMITS["recurrence"]
-            if total < limit.warning:
+        limit = LIMITS["recurrence"]
+        for found in judged(context):
+            if found.log2 < limit.warning or found.by_radius < limit.warning:
                 continue
-            law = context.parameters[parameter].law
-            radius = _radius(context, parameter)
-            right = radius * 2.0**-per_step
-            place: Location | None = context.guilty_line(parameter)
+            reach = found.curve.reach(limit.warning)
+            fine = found.steps if reach is None else reach
+            radius = _radius(context, found)
+            about = f" (spectral radius {radius:.3g})" if radius is not None else ""
+            traced = found.steps == found.recurrence.steps and found.recurrence.parameters
             yield self.finding(
                 context,
-                place,
-                f"the gradient grows {times(per_step)} per step back in time, {times(total)} over {steps} steps "
-                f"(spectral radius {radius:.3g})",
-                severity=Severity.ERROR if total >= limit.error else Severity.WARNING,
-                module=parameter.rpartition(".")[0],
+                found.place,
+                f"the gradient grows {found.gain} per step back in time: {times(found.log2)} over {found.steps} steps, "
+                f"fine to {fine}{about}",
+                severity=Severity.ERROR if found.log2 >= limit.error else Severity.WARNING,
+                module=found.recurrence.module,
                 evidence={
-                    "quantity": "spectral radius",
-                    "measured": radius,
-                    "expected": right,
-                    "log2_per_step": per_step,
-                    "steps": steps,
-                    "steps_within_limit": int(limit.warning / per_step),
+                    "quantity": "growth per step" if radius is None else "spectral radius",
+                    "measured": 2.0**found.curve.per_step if radius is None else radius,
+                    "expected": 1.0 if radius is None else radius * 2.0**-found.curve.per_step,
+                    "log2_per_step": found.curve.per_step,
+                    "log2": found.log2,
+                    "steps": found.steps,
+                    "steps_within_limit": fine,
                 },
-                factors=(Factor("weights", bits(radius), f"radius {radius:.3g}"),
-                         Factor("activation", per_step - bits(radius), "slope of the activation")),
-                instances=[parameter],
-                notes=[f"within the healthy band up to {int(limit.warning / per_step)} steps"],
-                fix=f"scale {parameter} from radius {radius:.3g} to {right:.3g} (std {law.std:.3g} → "
-                f"{law.std * 2.0**-per_step:.3g}), e.g. nn.init.orthogonal_(gain={right:.2g}); or use nn.LSTM / nn.GRU",
-                claim=Claim((Place("parameter", parameter),), total),
-            )  # fmt: skip
+                factors=_factors(found, radius),
+                instances=[found.name],
+                notes=[f"within the healthy band up to {fine} steps", *other_cells(found, found.steps)],
+                fix=_fix(context, found, radius),
+                claim=Claim((Place("parameter", found.name),), found.log2) if traced else None,
+            )
 
 
-def _radius(context: Context, parameter: str) -> float:
-    """Spectral radius: of the values where only they are known, else of the law."""
-    record = context.parameters[parameter]
-    value = record.law.moments.value
-    if value is not None and record.law.kind in ("values", "mixed") and np.ndim(value) == 2:
-        return float(np.abs(np.linalg.eigvals(np.asarray(value, dtype=float))).max())
-    if record.law.kind == "identity":
-        return 1.0
-    return float(record.law.std * record.shape[-1] ** 0.5)
+def _radius(context: Context, found: Judged) -> float | None:
+    """Spectral radius of the one matrix that all gradient passes; None where a path leads around it."""
+    recurrence = found.recurrence
+    if recurrence.bypass or not recurrence.parameters:
+        return None
+    if recurrence.powers is not None:
+        return recurrence.powers.radius
+    record = context.parameters[recurrence.parameters[0]]
+    square = len(record.shape) == 2 and record.shape[0] == record.shape[1]
+    return float(record.law.std * record.shape[-1] ** 0.5) if square else None
 
 
-def _leaves(context: Context) -> Iterable[tuple[str, float, int]]:
-    """nn.RNN layers: growth per step at the state they settle in."""
-    for node, module in context.leaves.items():
-        if type(module).__name__ != "RNN":
-            continue
-        options = vars(module)
-        shape = context.output_shape(node)
-        if shape is None:
-            continue
-        steps = shape[1 if options["batch_first"] else 0]
-        path = context.leaf_path(node)
-        for layer in range(int(options["num_layers"])):
-            parameter = f"{path}.weight_hh_l{layer}" if path else f"weight_hh_l{layer}"
-            record = context.by_any_name(parameter)
-            if record is None:
-                continue
-            radius = _radius(context, record.name)
-            if radius <= 0:
-                continue
-            yield record.name, bits(radius) + bits(_slope(context, path, layer, options, radius)), steps
+def _factors(found: Judged, radius: float | None) -> tuple[Factor, ...]:
+    per_step = found.curve.per_step
+    if not radius:
+        return (Factor("recurrence", per_step, "weights, gates and activations of a step"),)
+    slope = per_step - bits(radius)
+    return Factor("weights", bits(radius), f"radius {radius:.3g}"), Factor("activation", slope, "slope of the activation")
 
 
-def _slope(context: Context, path: str, layer: int, options: dict[str, object], radius: float) -> float:
-    """``√E φ'²`` at the fixed point of the hidden state's variance."""
-    if options["nonlinearity"] == "relu":
-        return float(np.sqrt(0.5))
-    names = [f"{path}.{kind}_l{layer}" for kind in ("weight_ih", "bias_ih", "bias_hh")]
-    laws = [record.law for name in names if (record := context.by_any_name(name)) is not None]
-    fan = context.by_any_name(names[0])
-    drive = laws[0].std ** 2 * (fan.shape[1] if fan is not None else 1) + sum(law.std**2 for law in laws[1:])
-    z = np.linspace(-8, 8, 801)
-    density = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
-    q = 0.0
-    for _ in range(200):
-        q = float(density @ np.tanh(np.sqrt(drive + radius**2 * q) * z) ** 2)
-    return float(np.sqrt(density @ (1 - np.tanh(np.sqrt(drive + radius**2 * q) * z) ** 2) ** 2))
-
-
-def _loops(context: Context) -> Iterable[tuple[str, float, int]]:
-    for loop in context.paths.loops:
-        yield loop.parameter, loop.log2, loop.steps
+def _fix(context: Context, found: Judged, radius: float | None) -> str:
+    if not found.recurrence.parameters:
+        return "keep the factor that multiplies the state at or below one"
+    law, per_step = context.parameters[found.name].law, found.curve.per_step
+    if radius is None:
+        width = context.parameters[found.name].shape[-1]
+        return f"std of {found.name} {law.std:.3g} → {width**-0.5:.3g} or below, and clip the gradient norm"
+    right = radius * 2.0**-per_step
+    return (
+        f"scale {found.name} from radius {radius:.3g} to {right:.3g} (std {law.std:.3g} → {law.std * 2.0**-per_step:.3g}), e.g. "
+        f"nn.init.orthogonal_(gain={right:.2g}); or use nn.LSTM / nn.GRU"
+    )

@@ -47,7 +47,7 @@ class InfiniteSlope(Rule):
 
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
-        found = [s for s in context.singularities if s.kind == "slope" and s.op not in _OVERFLOWING]
+        found = [s for s in context.evidence.singularities if s.kind == "slope" and s.op not in _OVERFLOWING]
         for (place, op), group in by_line(context, found).items():
             worst = group[0]
             yield self.finding(

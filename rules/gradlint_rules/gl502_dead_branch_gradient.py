@@ -43,7 +43,7 @@ class DeadBranchGradient(Rule):
 
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
-        for (place, op), group in by_line(context, (s for s in context.singularities if s.kind == "dead")).items():
+        for (place, op), group in by_line(context, (s for s in context.evidence.singularities if s.kind == "dead")).items():
             worst = group[0]
             yield self.finding(
                 context,

@@ -44,7 +44,7 @@ class OutsideDomain(Rule):
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
         limit = LIMITS["outside"]
-        found = (s for s in context.singularities if s.kind == "value" and s.share >= limit.warning and _undefined(s))
+        found = (s for s in context.evidence.singularities if s.kind == "value" and s.share >= limit.warning and _undefined(s))
         for (place, op), group in by_line(context, found).items():
             worst = group[0]
             yield self.finding(

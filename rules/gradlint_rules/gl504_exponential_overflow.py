@@ -11,6 +11,8 @@ __all__ = ["ExponentialOverflow"]
 
 _GROWING = ("exp", "exp2", "expm1", "sinh", "cosh", "square", "pow")
 
+_BOUNDED = 1e30
+
 
 class ExponentialOverflow(Rule):
     """Exponentials and powers of numbers so large that the result overflows.
@@ -46,12 +48,15 @@ class ExponentialOverflow(Rule):
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
         limit = LIMITS["overflow"]
-        found = (s for s in context.singularities if s.kind in ("value", "slope") and s.op in _GROWING and s.share > 0)
+        found = (s for s in context.evidence.singularities if s.kind in ("value", "slope") and s.op in _GROWING and s.share > 0)
         for (place, op), group in by_line(context, (s for s in found if abs(s.at) > 1)).items():
             worst = group[0]
-            entries = context.ops.calls[worst.node].size
+            entries = context.evidence.ops.calls[worst.node].size
             expected = worst.share * entries
             if expected < limit.warning:
+                continue
+            made = context.forward(worst.node)
+            if made is not None and made.rms < _BOUNDED:  # it was sampled: its argument never gets there
                 continue
             law = context.forward(worst.root)
             spread = 0.0 if law is None else law.var**0.5

@@ -45,7 +45,7 @@ class QuotientCrossingZero(Rule):
         """See the class docstring."""
         limit = LIMITS["denominator"]
         groups: dict[Location | None, list[tuple[Op, float, str, bool]]] = {}
-        for call in context.ops.calls.values():
+        for call in context.evidence.ops.calls.values():
             found = _zero(context, call)
             if found is not None and found[0] >= limit.warning:
                 groups.setdefault(call.location, []).append((call, *found))
@@ -71,9 +71,16 @@ def _zero(context: Context, call: Op) -> tuple[float, str, bool] | None:
         return None
     ref = call.args[-1 if call.op != "reciprocal" else 0]
     name = getattr(ref, "node", None)
-    if name is None or not context.graded(call.name) or not context.ops.learned(name):
+    if name is None or not context.evidence.graded(call.name) or not context.evidence.ops.learned(name):
         return None
-    known = context.ranges[name]
+    known = context.evidence.ranges[name]
     if known.zero > 0:
         return known.zero, known.why, True
-    return (context.near_zero(name), "", False) if known.signed else None
+    return (context.evidence.near_zero(name), "", False) if known.signed and _of_layer(context, name) else None
+
+
+def _of_layer(context: Context, name: str) -> bool:
+    """A layer's own output, or a function of it: what is sampled or summed may be positive for reasons not seen here."""
+    while (call := context.evidence.ops.calls.get(context.evidence.ops.origin(name))) is not None and len(call.inputs) == 1:
+        name = call.inputs[0].node
+    return call is not None and any(layer.call.name == call.name for layer in context.evidence.layers)

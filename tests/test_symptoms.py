@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import gradlint
-from gradlint.evidence import Evidence
-from gradlint.evidence.collapse import apart
+from gradlint.evidence import Symptoms
+from gradlint.evidence.symptoms import apart
 from gradlint.moments import Moments
 from gradlint.rule import Context
 
@@ -33,8 +33,8 @@ class Tower(nn.Module):
         return self.head(self.body(x))
 
 
-def evidence(build, inputs=f"{BATCH},{WIDTH}"):
-    return Context(gradlint.analyze(build, [inputs]), "model").evidence
+def symptoms(build, inputs=f"{BATCH},{WIDTH}"):
+    return Context(gradlint.analyze(build, [inputs]), "model").symptoms
 
 
 def drawn(build):
@@ -52,11 +52,11 @@ def test_collapse_is_the_share_in_which_hidden_states_of_samples_differ(act):
         products = h @ h.T
         same, different = products.diagonal().mean(), (products.sum() - products.trace()) / (BATCH * (BATCH - 1))
         measured.append(float(1 - different / same))
-    assert evidence(build).collapse == pytest.approx(math.log2(sum(measured) / SEEDS), abs=0.35)
+    assert symptoms(build).collapse == pytest.approx(math.log2(sum(measured) / SEEDS), abs=0.35)
 
 
 def test_collapse_deepens_from_the_input_to_the_head():
-    found = [c.log2 for c in evidence(lambda: Tower(act=nn.Sigmoid)).samples]
+    found = [c.log2 for c in symptoms(lambda: Tower(act=nn.Sigmoid)).samples]
     assert found[0] == pytest.approx(0.0, abs=0.1)
     assert found[-1] == min(found) < -8
 
@@ -67,19 +67,19 @@ def test_sharpness_is_the_squared_gradient_of_one_output():
     for model, x in drawn(build):
         gradients = torch.autograd.grad(model(x)[0, 0], list(model.parameters()))
         measured.append(sum(float((g * g).sum()) for g in gradients))
-    assert evidence(build).sharpness == pytest.approx(math.log2(sum(measured) / SEEDS), abs=0.4)
+    assert symptoms(build).sharpness == pytest.approx(math.log2(sum(measured) / SEEDS), abs=0.4)
 
 
 def test_output_band_and_share_follow_the_weights():
-    small, large = evidence(lambda: Tower(last=1.0)), evidence(lambda: Tower(last=8.0))
+    small, large = symptoms(lambda: Tower(last=1.0)), symptoms(lambda: Tower(last=8.0))
     assert large.output - small.output == pytest.approx(3.0, abs=0.05)  # its bias hardly counts
-    dying = evidence(lambda: Tower(std=0.4))
+    dying = symptoms(lambda: Tower(std=0.4))
     assert dying.band > small.band + 3
     assert dying.first < small.first - 3
 
 
 def test_a_model_whose_output_is_zero_has_no_scale_of_output():
-    found = evidence(lambda: nn.Sequential(nn.Linear(WIDTH, 4, bias=False), Zero()))
+    found = symptoms(lambda: nn.Sequential(nn.Linear(WIDTH, 4, bias=False), Zero()))
     assert found.output is None
 
 
@@ -89,7 +89,7 @@ class Zero(nn.Module):
 
 
 def test_saturation_names_the_activation_with_the_smallest_slope():
-    log2, node = evidence(lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.Tanh(), nn.Linear(8, 8), nn.Sigmoid())).saturation
+    log2, node = symptoms(lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.Tanh(), nn.Linear(8, 8), nn.Sigmoid())).saturation
     assert node == "sigmoid"
     assert log2 == pytest.approx(math.log2(0.24), abs=0.1)
 
@@ -100,8 +100,8 @@ def test_attention_without_skips_makes_tokens_alike():
             return nn.functional.scaled_dot_product_attention(x, x, x)
 
     layers = [Attend(), nn.Linear(WIDTH, WIDTH), Attend(), nn.Linear(WIDTH, WIDTH)]
-    found = evidence(lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), *layers, nn.Linear(WIDTH, 2)), f"2,32,{WIDTH}")
-    assert isinstance(found, Evidence)
+    found = symptoms(lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), *layers, nn.Linear(WIDTH, 2)), f"2,32,{WIDTH}")
+    assert isinstance(found, Symptoms)
     assert found.tokens[0].log2 > -1
     assert found.tokens[-1].log2 < -4
 

@@ -24,7 +24,7 @@ from gradlint.flowed import Flowed
 from gradlint.moments import Moments
 from gradlint.paths import Paths
 
-__all__ = ["Collapse", "Evidence", "evidence_of"]
+__all__ = ["Collapse", "Symptoms", "find_symptoms"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Collapse:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Symptoms:
     """Of one model.
 
     Args:
@@ -84,7 +84,7 @@ class Evidence:
         return self.samples[-1].log2 if self.samples else None
 
 
-def evidence_of(flowed: Flowed, paths: Paths) -> Evidence:
+def find_symptoms(flowed: Flowed, paths: Paths) -> Symptoms:
     """Read it off the moments of a model whose paths are known."""
     hidden = [s.end for s in reversed(paths.segments)]
     last = next((i for i, s in enumerate(paths.segments) if s.parameter is not None), len(paths.segments))
@@ -92,7 +92,7 @@ def evidence_of(flowed: Flowed, paths: Paths) -> Evidence:
     final = _moments(flowed, flowed.traced.output)
     slopes = [(s.log2, s.start) for s in paths.segments if s.cause == "activation"]
     sizes = [m.rms for n in flowed.forward if (m := _moments(flowed, n)) is not None and math.isfinite(m.rms)]
-    return Evidence(
+    return Symptoms(
         _log2(None if final is None else final.rms),
         tuple(_collapses(flowed, hidden, 0)),
         tuple(_collapses(flowed, hidden, 1)),

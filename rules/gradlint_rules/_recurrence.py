@@ -1,0 +1,87 @@
+"""What the rules of recurrence share: the number of steps a verdict is for, and how a recurrence is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gradlint.rule import LIMITS, Context, Curve, Location, Recurrence, bits, times
+
+__all__ = ["Judged", "judged", "lost", "other_cells", "within"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A recurrence at the number of steps it is judged for.
+
+    Args:
+        steps: the length of the sequence, as configured or traced; the model's own number in depth.
+        log2: bits of gradient norm gained over them.
+        place: the line to blame.
+        name: of the recurrent weight, or of the module where there is none.
+    """
+
+    recurrence: Recurrence
+    steps: int
+    log2: float
+    place: Location | None
+    name: str
+
+    @property
+    def curve(self) -> Curve:
+        """Growth as a function of the number of steps."""
+        return self.recurrence.curve
+
+    @property
+    def gain(self) -> str:
+        """Growth per step, as a reader knows it."""
+        return times(self.curve.per_step)
+
+    @property
+    def by_radius(self) -> float:
+        """Bits over the steps that the radius alone would give; the growth itself where the matrix has no shape of its own."""
+        powers = self.recurrence.powers
+        return self.log2 if powers is None or powers.radius <= 0 else self.steps * (bits(powers.radius) + self.recurrence.slope)
+
+
+def judged(context: Context, along: str = "sequence") -> Iterator[Judged]:
+    """The recurrences in time (``sequence``) or in depth, one for those that share a line and a curve."""
+    length = context.settings.sequence_length_of(context.target)
+    seen = set()
+    for recurrence in context.paths.recurrences:
+        if recurrence.along != along:
+            continue
+        steps = length if length is not None and along == "sequence" else recurrence.steps
+        parameter = recurrence.parameters[0] if recurrence.parameters else None
+        place = context.constructed(recurrence.module) if parameter is None else context.guilty_line(parameter)
+        found = Judged(recurrence, steps, recurrence.curve.at(steps), place, parameter or recurrence.module)
+        key = (place, round(recurrence.curve.per_step, 6), steps)
+        if key not in seen:
+            seen.add(key)
+            yield found
+
+
+def within(curve: Curve, limit: float) -> str:
+    """How far a curve stays in the healthy band."""
+    reach = curve.reach(limit)
+    return "any number of steps" if reach is None else f"{reach} steps"
+
+
+def lost(curve: Curve) -> str:
+    """How fast the gradient is lost."""
+    half = curve.half_life
+    return "nothing is lost" if half is None else f"half of the gradient is lost every {half:.2g} steps"
+
+
+def other_cells(found: Judged, horizon: int) -> Iterator[str]:
+    """What torch's gated cells would give in place of a plain one."""
+    if not found.recurrence.cell.startswith("RNN"):
+        return
+    limit = LIMITS["vanish"].warning
+    bias = max(1.0, math.log(max(horizon - 1, 2)))  # Tallec & Ollivier 2018
+    for cell, keeps in (("LSTM", 0.0), ("LSTM", bias), ("GRU", 0.0)):
+        curve = found.recurrence.instead(cell, keeps)
+        if curve is not None:
+            biased = f" with a forget-gate bias of {keeps:.2g}" if keeps else ""
+            yield f"nn.{cell} in its place{biased}: {times(curve.per_step)} per step, credit reaches {within(curve, limit)}"
