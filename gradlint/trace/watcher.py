@@ -120,7 +120,9 @@ class Watcher(DispatchMode):
     ) -> torch.Tensor | None:
         """An operator whose result has a law that follows from those of its arguments."""
         laws = self._laws
-        if name.removesuffix("_") not in LAWFUL or (written is not None and (written not in laws.deferred or not laws.whole(written))):
+        if name.removesuffix("_") not in LAWFUL or (
+            written is not None and (written not in laws.deferred or not laws.whole(written))
+        ):
             return None
         result = written if written is not None else _on_meta(func, args, kwargs)
         if not isinstance(result, torch.Tensor) or not result.is_floating_point():
@@ -148,7 +150,9 @@ class Watcher(DispatchMode):
             tag = initialiser.law(result) or tag
         if tag is None:
             tag = Tag.unknown()
-        if tag.known or self._laws.knows(result):
+        if name == "_to_copy" and tag.location is not None:  # another dtype, drawn where it was drawn
+            tag = replace(tag, draw=tag.draw or self._laws.next_draw(tag))
+        elif tag.known or self._laws.knows(result):
             label = "" if initialiser is None else initialiser.label
             tag = replace(tag, location=locate() or tag.location, label=label, draw=tag.draw or self._laws.next_draw(tag))
         self._laws.write(result, tag)
