@@ -52,7 +52,7 @@ def elsewhere(arguments: Sequence[str], python: Path | None, environment: Mappin
         return None
     found = python or next(_interpreters(environment, Path.cwd()), None)
     if found is None:
-        raise UsageError("torch is not installed here, and the project has no .venv: name its interpreter with --python")
+        raise UsageError("torch is not installed here, and no interpreter of the project has it: name one with --python")
     if not found.exists():
         raise UsageError(f"--python: there is no {found}")
     folders = dict.fromkeys(str(Path(file).parent.parent) for file in _files(_NEEDED))
@@ -68,10 +68,17 @@ def _files(packages: Sequence[str]) -> list[str]:
 
 
 def _interpreters(environment: Mapping[str, str], folder: Path) -> Iterator[Path]:
-    """Those of the active environment and of the folders above, but not this one."""
+    """Those that have torch: of the active environment, of the folders above, on the path. A hook's own may be active."""
+    binary = Path("Scripts/python.exe" if os.name == "nt" else "bin/python")
     homes = [Path(environment[name]) for name in _ENVIRONMENTS if environment.get(name)]
     homes += [above / name for above in (folder, *folder.parents) for name in _FOLDERS]
-    for home in homes:
-        python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-        if python.exists() and home.resolve() != Path(sys.prefix).resolve():
+    found = [home / binary for home in homes]
+    found += [Path(place) / name for place in environment.get("PATH", "").split(os.pathsep) for name in (binary.name, "python3")]
+    for python in dict.fromkeys(found):
+        if python.exists() and python.parent.parent.resolve() != Path(sys.prefix).resolve() and _has_torch(python, environment):
             yield python
+
+
+def _has_torch(python: Path, environment: Mapping[str, str]) -> bool:
+    command = [str(python), "-c", "import importlib.util as u; raise SystemExit(u.find_spec('torch') is None)"]
+    return not subprocess.run(command, env=environment, check=False, capture_output=True).returncode  # noqa: S603

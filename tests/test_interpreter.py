@@ -37,7 +37,7 @@ def tool(tmp_path_factory):
 
 
 def run(python, *args, cwd, **environment):
-    keep = {name: os.environ[name] for name in ("PATH", "HOME", "OMP_NUM_THREADS") if name in os.environ}
+    keep = {"PATH": "/usr/bin:/bin", **{name: os.environ[name] for name in ("HOME", "OMP_NUM_THREADS") if name in os.environ}}
     command = [python, "-m", "gradlint", *args]
     return subprocess.run(command, cwd=cwd, env={**keep, **environment}, text=True, capture_output=True, check=False)
 
@@ -54,11 +54,17 @@ def test_models_are_checked_in_the_environment_of_the_project(tool, tmp_path):
 def test_without_an_interpreter_it_says_what_to_do(tool, tmp_path):
     done = run(tool, "model.py", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "name its interpreter with --python" in done.stderr
+    assert "name one with --python" in done.stderr
     assert run(tool, "--version", cwd=tmp_path).returncode == 0
     assert run(tool, "config", cwd=tmp_path).returncode == 0
     done = run(tool, "model.py", cwd=tmp_path, VIRTUAL_ENV=str(tool.parent.parent))
-    assert "name its interpreter with --python" in done.stderr, "this one is not another one"
+    assert "name one with --python" in done.stderr, "this one is not another one"
+
+
+def test_a_hook_finds_the_interpreter_behind_its_own_on_the_path(tool, tmp_path):
+    path = os.pathsep.join([str(tool.parent), str(Path(sys.prefix) / "bin")])
+    done = run(tool, ROOT / "fixtures" / "gl201" / "bad.py", cwd=tmp_path, PATH=path, VIRTUAL_ENV=str(tool.parent.parent))
+    assert done.returncode == 1, done.stderr
 
 
 def test_an_interpreter_without_torch_is_no_pass_and_no_loop(tool, tmp_path):
