@@ -30,7 +30,7 @@ from gradlint.trace.inits import Laws, recording
 from gradlint.trace.inputs import guessed, resolve
 from gradlint.trace.nodes import Nodes
 from gradlint.trace.recorder import Recorder
-from gradlint.trace.rungs import Rung, UnrunnableError, climbed
+from gradlint.trace.rungs import Rung, UnrunnableError, climbed, out_of_memory
 from gradlint.trace.source import boundary, owned, transparent, user_line
 from gradlint.trace.state import SEED, drawn_outside, eager, is_lazy, preserved, seeded
 from gradlint.trace.tree import map_tensors
@@ -105,8 +105,8 @@ class _ForwardError(TraceError):
 def _traced(model: nn.Module, inputs: Any, laws: Laws, rung: Rung, *, as_is: bool) -> Traced:
     try:
         return _recorded(model, inputs, laws, rung, tried=False, as_is=as_is)
-    except _ForwardError:
-        if not guessed(inputs):
+    except _ForwardError as error:
+        if not guessed(inputs) or out_of_memory(error.__cause__):
             raise
     return _recorded(model, inputs, laws, rung, tried=True, as_is=as_is)
 

@@ -9,6 +9,7 @@ Inputs, small parameters and every integer or boolean tensor are real. Where int
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from gradlint.trace.reserve import Reserve
 from gradlint.trace.source import transparent
 from gradlint.trace.tree import map_tensors, tensors_in
 
-__all__ = ["Hollow", "UnrunnableError"]
+__all__ = ["Filled", "Hollow", "UnrunnableError"]
 
 _SMALL = 1 << 12  # entries up to which memory is simply allocated
 _MOST = 1 << 25  # entries of all stand-ins of one call
@@ -28,6 +29,19 @@ _MOST = 1 << 25  # entries of all stand-ins of one call
 
 class UnrunnableError(TraceError):
     """An operator can neither be run without values nor on stand-ins."""
+
+
+class Filled(AbstractContextManager[None]):
+    """Every tensor has values: in place of a :class:`Hollow`."""
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __contains__(self, _: torch.Tensor) -> bool:
+        return False
+
+    def __bool__(self) -> bool:
+        return False
 
 
 class Hollow(DispatchMode):
@@ -126,10 +140,7 @@ class Hollow(DispatchMode):
         """A hollow tensor of that geometry in CPU memory."""
         dtype = dtype or like.dtype
         made = None if like.numel() <= _SMALL else self._reserve.tensor(like.shape, dtype, like.stride())
-        if made is None:
-            tensor = torch.empty_strided(like.shape, like.stride(), dtype=dtype).zero_()
-        else:
-            tensor = made[0]
+        tensor = torch.empty_strided(like.shape, like.stride(), dtype=dtype).zero_() if made is None else made[0]
         self._mark(tensor)
         return tensor
 
@@ -148,5 +159,7 @@ def _on_meta(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], dty
 
     twins: Any = map_tensors((tuple(args), dict(kwargs)), twin)
     meta = torch.device("meta")
-    named = {key: meta if key == "device" and value is not None else value for key, value in twins[1].items() if key != "generator"}
+    named = {
+        key: meta if key == "device" and value is not None else value for key, value in twins[1].items() if key != "generator"
+    }
     return func(*twins[0], **named)

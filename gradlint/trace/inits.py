@@ -20,7 +20,7 @@ from gradlint.moments import Moments
 from gradlint.trace.deferred import Deferred
 from gradlint.trace.law import Law, Region
 from gradlint.trace.private import StorageWeakRef, hold, storage_key
-from gradlint.trace.source import Construction, owned
+from gradlint.trace.source import Construction, locate, owned
 from gradlint.trace.state import SEED, seeded, uncompiled
 from gradlint.trace.tags import Regions, Tag, mixture
 from gradlint.trace.watcher import Leaks, Watcher
@@ -119,7 +119,8 @@ class Laws:
         regions = self._regions(tensor)
         key = storage_key(tensor)
         if key is not None and regions is not None and any(tag.kind == "uninitialised" for _, _, tag in regions.parts):
-            parts = tuple((a, b, Tag.unknown() if tag.kind == "uninitialised" else tag) for a, b, tag in regions.parts)
+            shown = replace(Tag.unknown(), location=locate())
+            parts = tuple((a, b, shown if tag.kind == "uninitialised" else tag) for a, b, tag in regions.parts)
             self._storages[key] = self._storages[key][0], replace(regions, parts=parts)
 
     def draws(self, tensor: torch.Tensor) -> tuple[object, ...] | None:
@@ -167,10 +168,14 @@ class Laws:
         """Something with a law was written to the tensor's memory before."""
         return self._regions(tensor) is not None
 
-    def write(self, tensor: torch.Tensor, tag: Tag) -> None:
-        """``tensor`` was overwritten with draws from ``tag``."""
+    def write(self, tensor: torch.Tensor, tag: Tag, *, anew: bool = False) -> None:
+        """``tensor`` was overwritten with draws from ``tag``.
+
+        Args:
+            anew: also note values without a law where nothing is known of the memory.
+        """
         key = storage_key(tensor)
-        if key is None or tensor.numel() == 0 or (not tag.known and key not in self._storages):
+        if key is None or tensor.numel() == 0 or (not tag.known and not anew and key not in self._storages):
             return
         held, regions = self._storages.get(key) or (hold(tensor), Regions())
         span = _span(tensor)
