@@ -60,6 +60,8 @@ def cli() -> None:
               "that model with those inputs. What follows are the script's arguments, after --.")  # fmt: skip
 @click.option("--verify", is_flag=True, help="Also run the models for real, forward and backward, and say where the prediction "
               "and the findings hold.")  # fmt: skip
+@click.option("--weights", type=click.Path(path_type=Path), help="Judge the parameters by these values: model.safetensors, an "
+              "index of such files, or their folder.")  # fmt: skip
 @click.option("--select", multiple=True, metavar="RULES", help="Only these rules: codes, prefixes or names, or ALL.")
 @click.option("--ignore", multiple=True, metavar="RULES", help="Not these rules.")
 @click.option("--fail-on", type=_FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]")
@@ -85,7 +87,7 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
         options["fail_on"] = "never"
     flags = {
         name: options[name]
-        for name in ("input", "select", "ignore", "fail_on", "output_format", "output_file", "verify")
+        for name in ("input", "select", "ignore", "fail_on", "output_format", "output_file", "verify", "weights")
         if options[name]
     }
     settings = configure(targets, flags, config=options["config"], isolated=options["isolated"])

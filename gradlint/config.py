@@ -34,6 +34,7 @@ class Settings:
         output_format: a name in ``gradlint.report.FORMATS``.
         output_file: where the report goes; None is stdout.
         verify: put real forward and backward passes beside the prediction.
+        weights: safetensors with the values that the parameters are judged by.
         source: the file these came from, if any.
     """
 
@@ -45,6 +46,7 @@ class Settings:
     output_file: Path | None = None
     verify: bool = False
     inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weights: Path | None = None
     source: Path | None = field(default=None, compare=False)
 
     def wants(self, code: str, name: str) -> bool:
@@ -117,6 +119,8 @@ def configure(
         result = result.updated({names[key]: value for key, value in table.items()}, str(found))
         if result.output_file is not None:
             result = replace(result, output_file=found.parent / result.output_file)
+        if result.weights is not None:
+            result = replace(result, weights=found.parent / result.weights)
         result = replace(result, source=found)
     return result.updated(flags or {}, "flags")
 
@@ -214,4 +218,5 @@ _READERS = {
     "output_format": _string,
     "output_file": _path,
     "verify": _flag,
+    "weights": _path,
 }

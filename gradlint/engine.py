@@ -54,7 +54,8 @@ def analyze(model: Model, inputs: Inputs = None, **settings: Any) -> Analysis:
         TargetError: the model cannot be analysed.
         UsageError: a setting makes no sense.
     """
-    return _predict(model, _given(inputs, Settings().updated(settings, "analyze()"), _called(model)))
+    chosen = Settings().updated(settings, "analyze()")
+    return _predict(model, _given(inputs, chosen, _called(model)), chosen)
 
 
 def lint(model: Model, inputs: Inputs = None, **settings: Any) -> Report:
@@ -97,14 +98,14 @@ def verify(model: Model, inputs: Inputs = None, seeds: int = _SEEDS, **settings:
 def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Report:
     rules = choose(load_rules(), settings)
     name = _called(model)
-    context = Context(_predict(model, _given(inputs, settings, name)), name, settings)
+    context = Context(_predict(model, _given(inputs, settings, name), settings), name, settings)
     findings, crashes = _judge(context, rules)
     if crashes:
         raise crashes[0]
     facts = context.analysis.to_target_report(name, context.paths.log2, context.paths.entry)
     missed: list[TargetError] = []
     if seeds:
-        again = None if isinstance(model, nn.Module) else model
+        again = None if isinstance(model, nn.Module) or settings.weights else model
         comparison, findings, missed = _verify(context, findings, again, seeds)
         facts = replace(facts, verification=comparison)
     return _report([facts], findings, missed, settings)
@@ -150,14 +151,14 @@ def _lint_all(sources: Mapping[str, Callable[[], Sequence[Loaded]]], settings: S
                 name = _name(target, item)
                 with _contained(name, failures):
                     given = _given(None if item.call is None else described(model, *item.call), settings, name)
-                    analysis = _predict(model, given, laws, item.file, as_is=item.call is not None)
+                    analysis = _predict(model, given, settings, laws, item.file, as_is=item.call is not None)
                     context = Context(analysis, name, settings)
                     facts = analysis.to_target_report(name, context.paths.log2, context.paths.entry)
                     found, crashes = _judge(context, rules)
                     failures += crashes
                     if settings.verify:
                         with _contained(name, failures):
-                            again = None if item.instance else item.build
+                            again = None if item.instance or settings.weights else item.build
                             comparison, found, missed = _verify(context, found, again, _SEEDS)
                             facts = replace(facts, verification=comparison)
                             failures += missed
@@ -199,8 +200,10 @@ def _given(inputs: Inputs, settings: Settings, name: str) -> Inputs:
     return _specs(settings.inputs_of(name)) if inputs is None else inputs
 
 
-def _predict(model: Model, given: Inputs, laws: Laws | None = None, file: str | None = None, *, as_is: bool = False) -> Analysis:
-    return Analysis.of(propagate(trace(model, given, laws=laws, file=file, as_is=as_is)))
+def _predict(
+    model: Model, given: Inputs, settings: Settings, laws: Laws | None = None, file: str | None = None, *, as_is: bool = False
+) -> Analysis:
+    return Analysis.of(propagate(trace(model, given, laws=laws, file=file, as_is=as_is, weights=settings.weights)))
 
 
 def _judge(context: Context, rules: Sequence[Rule]) -> tuple[list[Finding], list[TargetError]]:

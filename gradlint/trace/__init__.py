@@ -9,9 +9,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +36,11 @@ from gradlint.trace.rungs import Rung, UnrunnableError, climbed, out_of_memory
 from gradlint.trace.source import boundary, owned, transparent, user_line
 from gradlint.trace.state import SEED, drawn_outside, eager, is_lazy, preserved, seeded
 from gradlint.trace.tree import map_tensors
+from gradlint.trace.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 __all__ = [
     "Arguments",
@@ -65,6 +69,7 @@ def trace(
     laws: Laws | None = None,
     file: str | None = None,
     as_is: bool = False,
+    weights: Path | None = None,
 ) -> Traced:
     """Run the model's forward once, in training mode, and record it. The model is left as it was.
 
@@ -78,6 +83,8 @@ def trace(
         laws: what :func:`recording` found when ``model`` was constructed; without it a module is judged by its values.
         file: counts as the user's source even if it is installed in ``site-packages``.
         as_is: leave the modules' training flags as they are: parts of a model may be frozen in eval mode.
+        weights: a safetensors file, an index of such files or a folder with the values of the parameters. What was constructed
+            elsewhere is copied and not changed.
 
     Raises:
         BuildError: the callable raised, or returned something else.
@@ -90,12 +97,16 @@ def trace(
                 model = build(model)
             laws = recorded
         model = getattr(model, "_orig_mod", model)
+        if weights is not None and laws is None:
+            model = copy.deepcopy(model)
         laws = laws or Laws()
         _check(model)
         with eager(), seeded(), torch.enable_grad():
             if is_lazy(model):
                 _materialise(model if as_is else model.train(), inputs, laws)
-            return climbed(model, laws, lambda rung: _traced(model, inputs, laws, rung, as_is=as_is))
+            notes = [] if weights is None else Weights(weights).give(model, laws)
+            found = climbed(model, laws, lambda rung: _traced(model, inputs, laws, rung, as_is=as_is))
+            return replace(found, assumptions=(*notes, *found.assumptions))
 
 
 class _ForwardError(TraceError):

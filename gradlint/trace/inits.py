@@ -8,11 +8,13 @@ operators and copies. What has no closed form is measured on the real values.
 from __future__ import annotations
 
 import math
+import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -26,7 +28,7 @@ from gradlint.trace.tags import Regions, Tag, mixture
 from gradlint.trace.watcher import Leaks, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Laws", "recording"]
 
@@ -41,6 +43,7 @@ class Laws:
         self.deferred = deferred or Deferred()
         self._storages: dict[int, tuple[StorageWeakRef, Regions]] = {}
         self._draws = 0
+        self._given: dict[int, tuple[weakref.ref[torch.Tensor], Law, Callable[[], torch.Tensor]]] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -60,6 +63,9 @@ class Laws:
 
     def law(self, parameter: torch.Tensor) -> Law:
         """The law of a parameter; measured on its values where no initialiser was seen."""
+        given = self._given.get(id(parameter))
+        if given is not None and given[0]() is parameter:
+            return given[1]
         tag = self.common(parameter)
         if tag is not None and tag.kind in _INDEPENDENT:
             return _independent(tag, parameter)
@@ -98,10 +104,21 @@ class Laws:
         (mean, std), last = mixture(parts), parts[-1][1]
         return Law("mixed", mean, std, moments, last.location, regions=tuple(_region(n, part) for n, part in parts))
 
+    def give(self, parameter: torch.Tensor, law: Law, load: Callable[[], torch.Tensor]) -> None:
+        """The parameter has values of its own, whatever it was drawn from.
+
+        Args:
+            load: reads them.
+        """
+        self._given[id(parameter)] = weakref.ref(parameter), law, load
+
     def fill(self, tensor: torch.Tensor) -> None:
-        """Draw the values of a tensor that waits for them."""
+        """Draw the values of a tensor that waits for them, or read them."""
         if tensor in self.deferred:
             self.deferred.fill(tensor, self._regions(tensor) or Regions())
+            given = self._given.get(id(tensor))
+            if given is not None and given[0]() is tensor:
+                tensor.data.copy_(given[2]())
 
     def realise(self, model: nn.Module) -> None:
         """Give every parameter and buffer of ``model`` its values."""
@@ -127,6 +144,8 @@ class Laws:
         """What tells apart the draws of two tensors without values; None if the tensor has values."""
         if tensor not in self.deferred:
             return None
+        if id(tensor) in self._given:
+            return (id(tensor),)
         regions, span = self._regions(tensor), _span(tensor)
         if regions is None or span is None:
             return (id(tensor),)
@@ -232,7 +251,15 @@ def _measured(parameter: torch.Tensor, kind: str = "values") -> Law:
     else:  # what does not learn is a table, such as one of sinusoids
         moments = Moments.of_array(values) if parameter.requires_grad else Moments.of_table(values)
     ends = float(values.min()), float(values.max())
-    return Law(kind, float(values.mean()), float(values.std()), moments, low=ends[0], high=ends[1])
+    return Law(
+        kind, float(values.mean()), float(values.std()), moments, low=ends[0], high=ends[1], row_spread=_row_spread(values)
+    )
+
+
+def _row_spread(values: npt.NDArray[np.float64]) -> float:
+    """Standard deviation over mean of the rms of rows."""
+    rows = np.sqrt(np.square(values).reshape(len(values), -1).mean(1)) if values.ndim > 1 else np.zeros(1)
+    return float(rows.std() / rows.mean()) if rows.mean() > 0 else 0.0
 
 
 @contextmanager
