@@ -28,7 +28,7 @@ from gradlint.flow import propagate
 from gradlint.load import Loaded, capture, load
 from gradlint.packs import choose, load_rules
 from gradlint.rule import Context, Rule
-from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
+from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, settled, trace
 from gradlint.verification import Verification, compare, duplicate, judge, measure, overlooked, precisions
 
 __all__ = ["analyze", "lint", "lint_script", "lint_targets", "verify"]
@@ -55,7 +55,8 @@ def analyze(model: Model, inputs: Inputs = None, **settings: Any) -> Analysis:
         UsageError: a setting makes no sense.
     """
     chosen = Settings().updated(settings, "analyze()")
-    return _predict(model, _given(inputs, chosen, _called(model)), chosen)
+    with settled():
+        return _predict(model, _given(inputs, chosen, _called(model)), chosen)
 
 
 def lint(model: Model, inputs: Inputs = None, **settings: Any) -> Report:
@@ -95,6 +96,7 @@ def verify(model: Model, inputs: Inputs = None, seeds: int = _SEEDS, **settings:
 
 
 @ambient_kept()
+@settled()
 def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Report:
     rules = choose(load_rules(), settings)
     name = _called(model)
@@ -149,7 +151,7 @@ def _lint_all(sources: Mapping[str, Callable[[], Sequence[Loaded]]], settings: S
         with ambient_kept():  # what the file sets globally holds for its models, and for no other file
             for item, model, laws in _models(target, source, failures):
                 name = _name(target, item)
-                with _contained(name, failures):
+                with settled(), _contained(name, failures):
                     given = _given(None if item.call is None else described(model, *item.call), settings, name)
                     analysis = _predict(model, given, settings, laws, item.file, as_is=item.call is not None)
                     context = Context(analysis, name, settings)

@@ -34,7 +34,7 @@ from gradlint.trace.nodes import Nodes
 from gradlint.trace.recorder import Recorder
 from gradlint.trace.rungs import Rung, UnrunnableError, climbed, out_of_memory
 from gradlint.trace.source import boundary, owned, transparent, user_line
-from gradlint.trace.state import SEED, drawn_outside, eager, is_lazy, preserved, seeded
+from gradlint.trace.state import SEED, drawn_outside, eager, is_lazy, preserved, seeded, settled
 from gradlint.trace.tree import map_tensors
 from gradlint.trace.weights import Weights
 
@@ -55,6 +55,7 @@ __all__ = [
     "described",
     "parse_input",
     "recording",
+    "settled",
     "step",
     "trace",
 ]

@@ -58,6 +58,7 @@ class Hollow(DispatchMode):
         self._fill = fill
         self._reserve = Reserve()
         self._calls = 0
+        self._shapes: dict[Any, Any] = {}
         for tensor in tensors:
             self._mark(tensor)
 
@@ -97,12 +98,23 @@ class Hollow(DispatchMode):
     def _computed(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
         """What an operator returns, in new memory."""
         try:
-            shapes = _on_meta(func, args, kwargs)
+            shapes = self._shaped(func, args, kwargs)
         except (NotImplementedError, RuntimeError, IndexError, TypeError, ValueError) as error:
             return self._without_shapes(func, args, kwargs, error)
         if all(t.is_floating_point() or t.is_complex() for t in tensors_in(shapes)):
             return map_tensors(shapes, self._blank)
         return self._on_stand_ins(func, args, kwargs)
+
+    def _shaped(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """What ``func`` returns, without values; layers that are alike ask for the same."""
+        key = (func, geometry(args), geometry(kwargs))
+        try:
+            known = self._shapes.get(key)
+        except TypeError:  # an argument that is no key
+            return _on_meta(func, args, kwargs)
+        if known is None:
+            known = self._shapes[key] = _on_meta(func, args, kwargs)
+        return known
 
     def _without_shapes(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], error: Exception) -> Any:
         """What an operator returns whose result's shape depends on values, or is known for other dtypes only."""
@@ -148,6 +160,17 @@ class Hollow(DispatchMode):
         key = storage_key(tensor)
         if key is not None and key not in self._storages:
             self._storages[key] = hold(tensor)
+
+
+def geometry(value: Any) -> Any:
+    """All that the shape of a result can depend on."""
+    if isinstance(value, torch.Tensor):
+        return torch.Tensor, value.shape, value.stride(), value.dtype, value.requires_grad
+    if isinstance(value, list | tuple):
+        return tuple(map(geometry, value))
+    if isinstance(value, Mapping):
+        return tuple((key, geometry(item)) for key, item in value.items())
+    return type(value), value
 
 
 def _on_meta(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], dtype: torch.dtype | None = None) -> Any:
