@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "benchmarks" / ".cache" / "coverage.json"
 STAGES = ("build", "inputs", "trace", "analyse")
-SECONDS = 400
+SECONDS, MEMORY = 400, 5 << 30
 
 
 @dataclass(frozen=True)
@@ -157,16 +157,28 @@ def apart(group: str, target: str, builders: Builders, *, measured: bool) -> Out
     process = context.Process(target=_child, args=(theirs, partial(judge, group, target, builders, measured=measured)))
     process.start()
     theirs.close()
+    reason = f"more than {SECONDS} s"
     try:
-        if mine.poll(SECONDS):
-            return mine.recv()
-        reason = f"more than {SECONDS} s"
+        for _ in range(SECONDS):
+            if mine.poll(1):
+                return mine.recv()
+            if _resident(process.pid) > MEMORY:
+                reason = f"more than {MEMORY >> 30} GB"
+                break
     except EOFError:
         reason = "the process ended without an answer"
     finally:
         process.kill()
         process.join()
     return Outcome(group, target, failed="trace", message=reason, internal=True)
+
+
+def _resident(process: int | None) -> int:
+    """Bytes of memory that a process holds."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # it has ended
+        return 0
 
 
 def summary(outcomes: Sequence[Outcome]) -> list[str]:

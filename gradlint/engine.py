@@ -32,6 +32,7 @@ from gradlint.packs import load_rules
 from gradlint.review import Review
 from gradlint.rule import Context
 from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
+from gradlint.trace.private import original
 from gradlint.verification import Verification, compare, duplicate, judge, measure, overlooked, precisions
 
 __all__ = ["analyze", "lint", "lint_script", "lint_targets", "verify"]
@@ -267,7 +268,7 @@ def _verify(
 def _anew(again: Callable[[], nn.Module], known: nn.Module) -> nn.Module:
     """A model of its own, also from a factory that returns the same object every time."""
     made = build(again)
-    return duplicate(known) if getattr(made, "_orig_mod", made) is known else made
+    return duplicate(known) if original(made) is known else made
 
 
 def _report(

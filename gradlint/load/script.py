@@ -109,7 +109,7 @@ class _Watch:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if self.call is not None:  # the script has caught what was to stop it
                 raise _Captured
-            if isinstance(module, _WRAPPERS) or hasattr(module, "_orig_mod") or not _has_parameters(module):
+            if isinstance(module, _WRAPPERS) or type(module).__name__ == "OptimizedModule" or not _has_parameters(module):
                 return original(module, *args, **kwargs)
             if self._is_it(module):
                 self.call = _Call(module, args, kwargs)

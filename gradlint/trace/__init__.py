@@ -29,6 +29,7 @@ from gradlint.trace.graph import InputSpec, ModuleRecord, ParameterRecord, Step,
 from gradlint.trace.inits import Laws, recording
 from gradlint.trace.inputs import guessed, resolve
 from gradlint.trace.nodes import Nodes
+from gradlint.trace.private import original
 from gradlint.trace.recorder import Recorder
 from gradlint.trace.rungs import Rung, UnrunnableError, climbed
 from gradlint.trace.source import boundary, owned, transparent, user_line
@@ -89,7 +90,7 @@ def trace(
             with recording(file) as recorded:
                 model = build(model)
             laws = recorded
-        model = getattr(model, "_orig_mod", model)
+        model = original(model)
         laws = laws or Laws()
         _check(model)
         with eager(), seeded(), torch.enable_grad():

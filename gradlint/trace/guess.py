@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from gradlint.trace.examples import LENGTH
 from gradlint.trace.leaves import Leaf
+from gradlint.trace.private import BATCH_NORM, CONVOLUTION
 
 __all__ = ["candidates", "vocabulary"]
 
@@ -224,9 +225,9 @@ def _taken(
             rows = [(batch, n) for n in lengths]
             rows = [(lengths[0], batch), *rows] if time_first else rows
             return [(shape, "int64", high) for shape in (*rows, (batch,))]
-        case nn.modules.conv._ConvNd():
+        case CONVOLUTION():
             shapes = images(module.in_channels, len(module.kernel_size))
-        case nn.modules.batchnorm._BatchNorm():
+        case BATCH_NORM():
             dims = {"BatchNorm2d": 2, "BatchNorm3d": 3}.get(type(module).__name__, 0)
             shapes = images(module.num_features, dims) if dims else [(batch, module.num_features)]
         case nn.GroupNorm():
