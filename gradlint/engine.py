@@ -27,7 +27,7 @@ from gradlint.config import Settings, Target
 from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError, VerificationError
 from gradlint.findings import Finding, Hop, Report, TargetReport
 from gradlint.flow import propagate
-from gradlint.load import Loaded, capture, load, parse_arguments, recipe_of
+from gradlint.load import Call, Loaded, capture, load, parse_arguments, recipe_of
 from gradlint.packs import load_rules
 from gradlint.review import Review
 from gradlint.rule import Context
@@ -180,7 +180,7 @@ def _lint_all(sources: Sequence[_Source], settings: Settings) -> Report:
             for item, model, laws in _models(source, failures):
                 name = source.name(item)
                 with _contained(name, failures):
-                    given = _given(None if item.call is None else described(model, *item.call), own, name)
+                    given = _given(None if item.call is None else _as_called(model, item.call), own, name)
                     analysis = _predict(model, given, laws, item.file, as_is=item.call is not None)
                     context = Context(analysis, name, own, recipe or recipe_of(model))
                     facts = _facts(context)
@@ -215,6 +215,10 @@ def _models(source: _Source, failures: list[TargetError]) -> Iterator[tuple[Load
 def _called(model: Model) -> str:
     """The name of a model that no target names."""
     return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__qualname__", repr(model))
+
+
+def _as_called(model: nn.Module, call: Call) -> Arguments:
+    return replace(described(model, call.args, call.kwargs), autocast=call.autocast)
 
 
 def _given(inputs: Inputs, settings: Settings, name: str) -> Inputs:

@@ -181,7 +181,8 @@ def _record(model: nn.Module, given: Arguments, laws: Laws, rung: Rung, seed: in
     with seeded(seed):
         try:
             with drawn_outside() as outside, calls.watching(), hollow, laws.writes(), Dispatched(recorder), recorder:
-                result = _run(model, args, kwargs)
+                with given.surroundings():
+                    result = _run(model, args, kwargs)
         except UnrunnableError:
             raise
         except Exception as error:

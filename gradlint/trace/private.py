@@ -42,7 +42,7 @@ __all__ = [
     "view_base",
 ]
 
-BATCH_NORM: type[torch.nn.Module] = torch.nn.modules.batchnorm._BatchNorm
+BATCH_NORM: type[Any] = torch.nn.modules.batchnorm._BatchNorm
 """What all batch normalisations derive from."""
 
 CONVOLUTION: type[Any] = torch.nn.modules.conv._ConvNd

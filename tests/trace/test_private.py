@@ -31,9 +31,8 @@ def test_no_other_file_uses_a_private_name_of_torch():
                 names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
             elif isinstance(node, ast.Attribute) and re.match(r"(torch|nn|F|fx)\.[\w.]+$", ast.unparse(node)):
                 names = ast.unparse(node).split(".")
-            if any(re.fullmatch(r"_(?!_)\w+", name) for name in names):
-                found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}")
-            elif isinstance(node, ast.Attribute) and node.attr in TENSORS and ast.unparse(node.value) != "self":
+            hidden = isinstance(node, ast.Attribute) and node.attr in TENSORS and ast.unparse(node.value) != "self"
+            if hidden or any(re.fullmatch(r"_(?!_)\w+", name) for name in names):
                 found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}")
     assert found == []
 
