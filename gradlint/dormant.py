@@ -6,11 +6,12 @@ one another on every path, each waits for the other: the gradient of both is a p
 (Zhang, Dauphin & Ma 2019, arXiv:1901.09321, start one layer of a branch at zero and not two, for this reason).
 
 Whether it does is computed as it happens: parameters that a gradient reaches are moved off zero, the model is propagated again,
-until no other parameter wakes up.
+until no other parameter wakes up. What has no gradient even where no parameter is zero is no matter of zeros, and not meant here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -19,52 +20,61 @@ from torch import fx
 
 from gradlint.flow import propagate
 from gradlint.flowed import Flowed
-from gradlint.idle import cancelled, unused
+from gradlint.idle import cancelled, only_added, unused
 from gradlint.moments import Moments, energy
 from gradlint.trace.graph import ParameterRecord, Traced, annotate, step
 from gradlint.trace.law import Law
 
-__all__ = ["Dormant", "dormant"]
+__all__ = ["Dormant", "dormant", "woken"]
 
 _STEPS = 16
 """Steps that are followed: zeros in series that are woken one by one. No stock initialiser has more than three."""
 
 _MOVED = 1e-2
-"""Standard deviation of a parameter that has left zero; only that it is not zero matters."""
+"""Standard deviation of a vector or scale that has left zero; only that it is not zero matters."""
 
 
 @dataclass(frozen=True)
 class Dormant:
-    """Trainable parameters whose gradient is zero at initialisation.
+    """Trainable parameters that no gradient reaches, at any step, because others are zero.
 
     Args:
-        dead: those that no step ever reaches.
+        dead: their names.
         zeros: those of them that are themselves zero.
-        waking: the others, by the number of steps before their first gradient.
     """
 
     dead: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
-    waking: Mapping[str, int] | None = None
 
 
 def dormant(flowed: Flowed) -> Dormant:
-    """Which zero gradients of an analysed model stay zero; nothing is computed where there are none."""
-    waiting = set(_unreached(flowed, _asleep(flowed)))
-    waking: dict[str, int] = {}
+    """Which zero gradients of an analysed model stay zero."""
+    zeros = set(_zeros(flowed.traced.parameters))
+    asleep = set(_unreached(flowed, _asleep(flowed)))
+    if not asleep or not set(_unreached(flowed, zeros - only_added(flowed.traced))):
+        return Dormant()  # every zero that is multiplied moves in the first step
+    # what stays without a gradient though nothing is zero is so by symmetry, or for want of positions to choose between
+    waiting = asleep - set(_unreached(propagate(_stepped(flowed.traced, zeros)), asleep))
     moved: set[str] = set()
-    for taken in range(1, _STEPS + 1):
-        fresh = {name for name in _zeros(flowed.traced.parameters) if name not in moved and _reached(flowed, name)}
+    for _ in range(_STEPS):
+        fresh = {name for name in zeros - moved if _reached(flowed, name)}
         if not waiting or not fresh:
             break
         moved |= fresh
         flowed = propagate(_stepped(flowed.traced, fresh))
-        woken = [name for name in flowed.traced.parameters if name in waiting and _reached(flowed, name)]
-        waking.update(dict.fromkeys(woken, taken))
-        waiting.difference_update(woken)
+        waiting = set(_unreached(flowed, waiting))
     dead = tuple(name for name in flowed.traced.parameters if name in waiting)
-    zeros = set(_zeros(flowed.traced.parameters))
-    return Dormant(dead, tuple(name for name in dead if name in zeros), waking)
+    return Dormant(dead, tuple(name for name in dead if name in zeros))
+
+
+def woken(flowed: Flowed) -> Flowed | None:
+    """The model after the zeros that a gradient reaches have moved; None where there are none.
+
+    How far they move is the optimiser's affair: matrices are given the standard deviation ``1/√fan_in``, at which they neither
+    amplify nor attenuate the gradient, so that the gain behind them is that of the rest of the model.
+    """
+    fresh = {name for name in _zeros(flowed.traced.parameters) if _reached(flowed, name)}
+    return propagate(_stepped(flowed.traced, fresh)) if fresh else None
 
 
 def _asleep(flowed: Flowed) -> Iterator[str]:
@@ -115,7 +125,8 @@ def _stepped(traced: Traced, moved: AbstractSet[str]) -> Traced:
 
 
 def _off_zero(record: ParameterRecord) -> ParameterRecord:
-    law = Law("normal", 0.0, _MOVED, Moments.iid(record.shape, 0.0, _MOVED**2), record.law.location)
+    std = math.prod(record.shape[1:]) ** -0.5 if len(record.shape) > 1 else _MOVED
+    law = Law("normal", 0.0, std, Moments.iid(record.shape, 0.0, std**2), record.law.location)
     return replace(record, law=law, drawn_with=record.name)
 
 

@@ -29,6 +29,7 @@ from gradlint.findings import Finding, Hop, Report, TargetReport
 from gradlint.flow import propagate
 from gradlint.load import Call, Loaded, capture, load, parse_arguments, recipe_of
 from gradlint.packs import load_rules
+from gradlint.report.catalogue import page_of
 from gradlint.review import Review
 from gradlint.rule import Context
 from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
@@ -286,6 +287,7 @@ def _report(
         fail_on=review.settings.fail_on,
         version=__version__,
         suppressed=verdict.suppressed,
+        pages=tuple(page_of(rule) for rule in review.rules),
     )
 
 
