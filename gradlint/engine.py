@@ -27,12 +27,13 @@ from gradlint.config import Settings, Target
 from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError, VerificationError
 from gradlint.findings import Finding, Hop, Report, TargetReport
 from gradlint.flow import propagate
-from gradlint.load import Loaded, capture, load, parse_arguments, recipe_of
+from gradlint.load import Call, Loaded, capture, load, parse_arguments, recipe_of
 from gradlint.packs import load_rules
 from gradlint.report.catalogue import page_of
 from gradlint.review import Review
 from gradlint.rule import Context
 from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, settled, trace
+from gradlint.trace.private import original
 from gradlint.verification import Verification, compare, duplicate, judge, measure, overlooked, precisions
 
 __all__ = ["analyze", "lint", "lint_script", "lint_targets", "verify"]
@@ -183,7 +184,7 @@ def _lint_all(sources: Sequence[_Source], settings: Settings) -> Report:
             for item, model, laws in _models(source, failures):
                 name = source.name(item)
                 with settled(), _contained(name, failures):
-                    given = _given(None if item.call is None else described(model, *item.call), own, name)
+                    given = _given(None if item.call is None else _as_called(model, item.call), own, name)
                     analysis = _predict(model, given, own, laws, item.file, as_is=item.call is not None)
                     context = Context(analysis, name, own, recipe or recipe_of(model))
                     facts = _facts(context)
@@ -218,6 +219,10 @@ def _models(source: _Source, failures: list[TargetError]) -> Iterator[tuple[Load
 def _called(model: Model) -> str:
     """The name of a model that no target names."""
     return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__qualname__", repr(model))
+
+
+def _as_called(model: nn.Module, call: Call) -> Arguments:
+    return replace(described(model, call.args, call.kwargs), autocast=call.autocast)
 
 
 def _given(inputs: Inputs, settings: Settings, name: str) -> Inputs:
@@ -273,7 +278,7 @@ def _verify(
 def _anew(again: Callable[[], nn.Module], known: nn.Module) -> nn.Module:
     """A model of its own, also from a factory that returns the same object every time."""
     made = build(again)
-    return duplicate(known) if getattr(made, "_orig_mod", made) is known else made
+    return duplicate(known) if original(made) is known else made
 
 
 def _report(

@@ -31,6 +31,7 @@ from gradlint.trace.graph import InputSpec, ModuleRecord, ParameterRecord, Step,
 from gradlint.trace.inits import Laws, recording
 from gradlint.trace.inputs import guessed, resolve
 from gradlint.trace.nodes import Nodes
+from gradlint.trace.private import original
 from gradlint.trace.recorder import Recorder
 from gradlint.trace.rungs import Rung, UnrunnableError, climbed, out_of_memory
 from gradlint.trace.source import boundary, owned, transparent, user_line
@@ -97,7 +98,7 @@ def trace(
             with recording(file) as recorded:
                 model = build(model)
             laws = recorded
-        model = getattr(model, "_orig_mod", model)
+        model = original(model)
         if weights is not None and laws is None:
             model = copy.deepcopy(model)
         laws = laws or Laws()
@@ -192,7 +193,8 @@ def _record(model: nn.Module, given: Arguments, laws: Laws, rung: Rung, seed: in
     with seeded(seed):
         try:
             with drawn_outside() as outside, calls.watching(), hollow, laws.writes(), Dispatched(recorder), recorder:
-                result = _run(model, args, kwargs)
+                with given.surroundings():
+                    result = _run(model, args, kwargs)
         except UnrunnableError:
             raise
         except Exception as error:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from types import CodeType
 
 __all__ = [
+    "BATCH_NORM",
+    "CONVOLUTION",
+    "LINEAR",
+    "PAD",
+    "WEIGHT_NORM",
     "DispatchMode",
     "StorageWeakRef",
     "applying",
@@ -30,11 +35,28 @@ __all__ = [
     "is_functorch_wrapped",
     "is_view_operator",
     "operator_name",
+    "original",
     "storage_key",
     "unoptimised",
     "unscripted",
     "version",
+    "view_base",
 ]
+
+BATCH_NORM: type[Any] = torch.nn.modules.batchnorm._BatchNorm
+"""What all batch normalisations derive from."""
+
+CONVOLUTION: type[Any] = torch.nn.modules.conv._ConvNd
+"""What all convolutions derive from."""
+
+LINEAR: Any = torch._C._nn.linear
+"""``F.linear`` as modules in C call it."""
+
+PAD: Any = torch._C._nn.pad
+"""``F.pad`` below its own function."""
+
+WEIGHT_NORM: Any = torch._weight_norm
+"""What ``weight_norm`` computes a weight with."""
 
 
 class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -48,6 +70,17 @@ class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def version(tensor: torch.Tensor) -> int | None:
     """How often the tensor's storage was written in place; None where torch does not count (inference tensors)."""
     return None if tensor.is_inference() else int(tensor._version)
+
+
+def view_base(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The tensor that this one is a view of; None if it is none, or torch does not keep it (inference tensors)."""
+    return tensor._base if not tensor.is_inference() and tensor._is_view() else None
+
+
+def original(model: torch.nn.Module) -> torch.nn.Module:
+    """The module that ``torch.compile`` was given, of what it returned; any other module itself."""
+    found: torch.nn.Module = getattr(model, "_orig_mod", model)
+    return found
 
 
 def storage_key(tensor: torch.Tensor) -> int | None:

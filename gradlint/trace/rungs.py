@@ -64,7 +64,7 @@ class Rung:
 def climbed(model: nn.Module, laws: Laws, attempt: Callable[[Rung], _Result]) -> _Result:
     """What ``attempt`` returns on the first rung that bears it."""
     for module in model.modules():  # masks and tables are known, whatever their size
-        for value in (*vars(module).values(), *module._buffers.values()):
+        for value in (*vars(module).values(), *module.buffers(recurse=False)):
             if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
                 laws.fill(value)
     parameters = list(model.parameters())
