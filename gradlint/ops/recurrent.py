@@ -16,6 +16,7 @@ from torch import nn
 
 from gradlint.moments import Array, Moments, alike, concat, join, piece
 from gradlint.ops.registry import Call, Flow, Returned, transfer
+from gradlint.ops.simulated import Simulated, is_drawn
 from gradlint.ops.steps import law_of, law_of_step, rows_of_gate, step_of, table_of
 from gradlint.twotime import CELLS, Backward, Drive, Forward, Masked, Mirrored, Mixed, Seeds, Table, backward, forward, in_unit
 
@@ -190,7 +191,7 @@ def _recurrent(call: Call, x: Moments, initial: tuple[Moments | None, ...]) -> F
         states = ["layers", "batch", "features"]
     starts = tuple(None if s is None else _turned(s, states) for s in initial)
     source = _turned(x, order).twin()
-    stack = _Stack(call, source, starts)
+    stack = _Stack(call, source, starts) if is_drawn(call) else Simulated(call, source, starts)
     out, *last = stack.out()
 
     def back(g: tuple[Any, ...]) -> Returned:
