@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import fx
+from torch.nn.utils.rnn import PackedSequence
 
 from gradlint.moments import Moments
 from gradlint.ops import Call
@@ -27,6 +28,8 @@ def arguments(node: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[tuple[Any, 
     def abstract(x: Any) -> Any:
         if not isinstance(x, fx.Node):
             return x
+        if x.target is PackedSequence:  # the way to its members leads past it
+            return tuple(map(abstract, x.args))
         value = values[x]
         if not isinstance(value, Moments):
             return value

@@ -82,6 +82,10 @@ class Returned(dict[Moments, Moments]):
         near = abs(unit) < _NEAR
         self[handle], self.units[handle] = grad.scale(2.0**unit) if near and unit else grad, 0 if near else unit
 
+    def near(self, handle: Moments) -> Moments:
+        """A gradient as it is; zero where it is too small for a float."""
+        return self[handle].scale(2.0 ** self.units[handle])
+
     def move(self, old: Moments, new: Moments, change: Callable[[Moments], Moments]) -> None:
         """Under another handle, changed."""
         self.put(new, change(self.pop(old)), self.units.pop(old))

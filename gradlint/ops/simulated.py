@@ -8,6 +8,7 @@ the gradients that arrive are drawn.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from gradlint.twotime import Known
 
 __all__ = ["Simulated", "is_drawn"]
 
-_FUNCTIONS = {"RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu, "GRU": torch.gru, "LSTM": torch.lstm}
+_FUNCTIONS: Mapping[str, Any] = {"RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu, "GRU": torch.gru, "LSTM": torch.lstm}
 _SAMPLES, _DRAWS, _SEED = 64, 32, 20_250_117
 _OWN = 0.95
 """Share of its mean square that an entry of independent draws must not have in common with others."""
@@ -65,7 +66,7 @@ class Simulated:
     """
 
     def __init__(self, call: Call, x: Moments, initial: tuple[Moments | None, ...]) -> None:
-        self._call, self._x, self._initial = call, x, initial
+        self._call, self.input, self.initial = call, x, initial
         self._samples = min(x.shape[1], _SAMPLES)
         self._draws = max(_DRAWS // self._samples, 4)
         self._names = [name for names in call.options["_all_weights"] for name in names]
@@ -74,14 +75,14 @@ class Simulated:
     def _run(self, number: int) -> tuple[list[torch.Tensor], list[torch.Tensor | None], tuple[torch.Tensor, ...]]:
         """The leaves: input and parameters, and initial states; and the outputs."""
         options, generator = self._call.options, torch.Generator().manual_seed(_SEED + number)
-        laws = [self._x.resize(1, self._samples), *(self._call.parameters[name] for name in self._names)]
+        laws = [self.input.resize(1, self._samples), *(self._call.parameters[name] for name in self._names)]
         leaves = [draw(law, generator).double().requires_grad_() for law in laws]
         passes = int(options["num_layers"]) * (2 if options["bidirectional"] else 1)
         units = int(options["hidden_size"])
         sizes = [int(options["proj_size"]) or units, units]
         given: list[torch.Tensor | None] = []
         states = []
-        for size, law in zip(sizes, (*self._initial, None), strict=False):
+        for size, law in zip(sizes, (*self.initial, None), strict=False):
             found = None if law is None else draw(law.resize(1, self._samples), generator).double().requires_grad_()
             given.append(found)
             states.append(torch.zeros(passes, self._samples, size, dtype=torch.float64) if found is None else found)
@@ -90,17 +91,17 @@ class Simulated:
             out = _FUNCTIONS[options["mode"]](leaves[0], hx, leaves[1:], bool(options["bias"]), int(options["num_layers"]),
                                               float(options["dropout"]), bool(options["training"]),
                                               bool(options["bidirectional"]), False)  # fmt: skip
-        return leaves, given[: len(self._initial)], out
+        return leaves, given[: len(self.initial)], out
 
     def out(self) -> tuple[Moments, ...]:
         """The laws of the output and of the last states."""
         outs = [run[2][0].detach().numpy() for run in self._runs]
         if not all(np.isfinite(out).all() for out in outs):
             raise OverflowError("its states leave the range of floats")
-        shape = (self._x.shape[0], self._x.shape[1], outs[0].shape[2])
+        shape = (self.input.shape[0], self.input.shape[1], outs[0].shape[2])
         law, _ = law_of(_pairs(outs), shape, np.mean([out.mean((1, 2)) for out in outs], 0))
         ends = [[run[2][i].detach().numpy() for run in self._runs] for i in range(1, len(self._runs[0][2]))]
-        return law, *(self._states(end, self._x.shape[1]) for end in ends)
+        return law, *(self._states(end, self.input.shape[1]) for end in ends)
 
     def _states(self, found: list[Array], batch: int) -> Moments:
         table = _pairs(found)
@@ -110,7 +111,7 @@ class Simulated:
         """Gradients of everything, from those of the output and of the last states."""
         grads, squares = Returned(), dict[str, float]()
         found: list[Array] = []
-        starts: list[list[Array]] = [[] for _ in self._initial]
+        starts: list[list[Array]] = [[] for _ in self.initial]
         for number, (leaves, given, outs) in enumerate(self._runs):
             generator = torch.Generator().manual_seed(_SEED - 1 - number)
             pairs = [(out, self._cotangent(law, generator)) for out, law in zip(outs, g, strict=False) if law is not None]
@@ -124,16 +125,16 @@ class Simulated:
             for state, kept in zip(given, starts, strict=True):
                 if state is not None:
                     kept.append(next(rest))
-        more = self._x.shape[1] / self._samples
+        more = self.input.shape[1] / self._samples
         for name, square in squares.items():
             law = self._call.parameters[name]
             grads.put(law, Moments.iid(law.shape, 0.0, square * more), 0)
         top = max(float(np.abs(x).max()) for x in found)
         unit = math.frexp(top)[1] if top > 0 else 0
-        law, own = law_of(_pairs([np.ldexp(x, -unit) for x in found]), self._x.shape)  # type: ignore[arg-type]
-        grads.put(self._x, law, own + unit)
+        law, own = law_of(_pairs([np.ldexp(x, -unit) for x in found]), self.input.shape)  # type: ignore[arg-type]
+        grads.put(self.input, law, own + unit)
         grads.trail = _trail(found)
-        for start, arrays_ in zip(self._initial, starts, strict=True):
+        for start, arrays_ in zip(self.initial, starts, strict=True):
             if start is not None:
                 grads.put(start, self._states(arrays_, start.shape[1]), 0)
         return grads

@@ -118,6 +118,7 @@ class Cell:
     projected: tuple[float, float] = (1.0, 1.0)
     q: Array = field(init=False)
     memory: Array = field(init=False)
+    _means: Array = field(init=False)
 
     curves: ClassVar[Sequence[Curve]] = ()
     behind: ClassVar[Sequence[bool]] = ()

@@ -20,7 +20,8 @@ import numpy as np
 from gradlint.moments import Array
 from gradlint.twotime.cells import scanned
 from gradlint.twotime.layer import Forward
-from gradlint.twotime.tables import Rows, Settled, Stretch, Table, highest, in_unit
+from gradlint.twotime.tables import Settled, Stretch, Table, in_unit
+from gradlint.twotime.views import Rows, highest
 
 __all__ = ["Backward", "Seeds", "Sum", "backward", "extrapolated"]
 
