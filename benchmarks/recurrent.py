@@ -187,11 +187,10 @@ class Loop(nn.Module):
         self.cell = nn.LSTMCell(FEATURES, UNITS) if self.free else getattr(nn, cell)(FEATURES, UNITS)
 
     def step(self, x, h, c):
-        i, f, g, o = (
-            self.cell.weight_ih @ x.T + self.cell.weight_hh @ h.T + (self.cell.bias_ih + self.cell.bias_hh)[:, None]
-        ).chunk(4)
-        c = torch.sigmoid(f) * c.T + torch.sigmoid(i) * torch.tanh(g)
-        return (torch.sigmoid(o) * torch.tanh(c)).T, c.T
+        cell = self.cell
+        i, f, g, o = (x @ cell.weight_ih.T + h @ cell.weight_hh.T + cell.bias_ih + cell.bias_hh).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
 
     def forward(self, x):
         h = c = x.new_zeros(x.shape[1], UNITS)
