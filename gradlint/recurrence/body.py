@@ -225,6 +225,7 @@ def _cycles(body: Body) -> Iterator[Cycle]:
         yield Cycle(body, offsets, states, tuple(shared), untied, _along_a_sequence(body, graph, offsets))
 
 
+_ENTRYWISE = ("add", "sub", "rsub", "mul", "div")
 _SUMS = ("add", "sub", "getitem", "to", "view", "reshape", "cat", "stack", "clone", "setitem", "copy", "copy_")
 
 
@@ -234,16 +235,17 @@ def _passes(node: fx.Node) -> bool:
 
 
 def _parameters(body: Body, offsets: Iterable[int]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Parameters used within, with their number of axes; and names of those that the step before has others in place of."""
+    """Parameters used within, with their axes (1 where they act entry by entry), and those that every step has others of."""
     shared: dict[str, int] = {}
     untied: dict[str, None] = {}
     for offset in offsets:
         node = body.node(offset)
         if node.op == "call_module":
             shared[str(node.target)] = 2
+        entrywise = op_name(node) in _ENTRYWISE
         for here, before in body.reads(offset):
             for parameter in made_of(here):
-                shared[str(parameter.target)] = len(step(parameter).shape or ())
+                shared[str(parameter.target)] = 1 if entrywise else len(step(parameter).shape or ())
             if here is not before and here.op == "get_attr" and step(here).value is None:
                 shared.pop(str(here.target), None)
                 untied[str(here.target)] = None
