@@ -26,10 +26,11 @@ from gradlint.config import Settings
 from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError, VerificationError
 from gradlint.findings import Finding, Report, TargetReport
 from gradlint.flow import propagate
+from gradlint.growth import RecurrenceFacts
 from gradlint.load import Loaded, capture, load
 from gradlint.packs import choose, load_rules
 from gradlint.recipe import Recipe, read_recipe
-from gradlint.rule import Context, Rule
+from gradlint.rule import Context, Recurrence, Rule
 from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
 from gradlint.verification import Verification, compare, duplicate, judge, measure, overlooked, precisions
 
@@ -103,7 +104,7 @@ def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Repor
     findings, crashes = _judge(context, rules)
     if crashes:
         raise crashes[0]
-    facts = context.analysis.to_target_report(name, context.paths.log2, context.paths.entry)
+    facts = _facts(context)
     missed: list[TargetError] = []
     if seeds:
         again = None if isinstance(model, nn.Module) else model
@@ -157,7 +158,7 @@ def _lint_all(sources: Mapping[str, Callable[[], Sequence[Loaded]]], settings: S
                     given = _given(None if item.call is None else described(model, *item.call), settings, name)
                     analysis = _predict(model, given, laws, item.file, as_is=item.call is not None)
                     context = Context(analysis, name, settings, recipe)
-                    facts = analysis.to_target_report(name, context.paths.log2, context.paths.entry)
+                    facts = _facts(context)
                     found, crashes = _judge(context, rules)
                     failures += crashes
                     if settings.verify:
@@ -216,6 +217,20 @@ def _judge(context: Context, rules: Sequence[Rule]) -> tuple[list[Finding], list
         with _contained(context.target, crashes, f"rule {rule.code}"):
             findings += rule.check(context)
     return findings, crashes
+
+
+def _facts(context: Context) -> TargetReport:
+    """What is reported about a model besides findings."""
+    facts = context.analysis.to_target_report(context.target, context.paths.log2, context.paths.entry)
+    return replace(facts, recurrences=tuple(_told(context, r) for r in context.paths.recurrences))
+
+
+def _told(context: Context, recurrence: Recurrence) -> RecurrenceFacts:
+    """A recurrence as it is reported."""
+    steps, curve, place = context.steps_of(recurrence), recurrence.curve, context.place_of(recurrence)
+    numbers = (steps, curve.per_step, curve.at(steps), curve.transient, curve.half_life)
+    where = "" if place is None else str(place)
+    return RecurrenceFacts(recurrence.module, recurrence.cell, recurrence.along, recurrence.parameters, where, *numbers)
 
 
 def _verify(

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from gradlint.comparison import Claim, Comparison, significant
+from gradlint.growth import RecurrenceFacts
 
 __all__ = [
     "Confidence",
@@ -206,6 +207,7 @@ class TargetReport:
         verification: the prediction beside real backward passes; None where none were asked for.
         gain_typical_log2: the median of the gain over draws of the weights.
         gain_interval_log2: between these lie 80 % of the draws.
+        recurrences: weights that act again and again on what they made.
     """
 
     name: str
@@ -222,6 +224,7 @@ class TargetReport:
     inputs_origin: str = "given"
     gain_typical_log2: float | None = None
     gain_interval_log2: tuple[float, float] | None = None
+    recurrences: tuple[RecurrenceFacts, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The target as the JSON report shows it."""
@@ -248,16 +251,7 @@ class TargetReport:
                 }
                 for p in self.parameters
             ],
-            "modules": [
-                {
-                    "name": m.name,
-                    "type": m.type,
-                    "location": _place(m.location),
-                    "rms": significant(m.rms),
-                    "grad_rms": significant(m.grad_rms),
-                }
-                for m in self.modules
-            ],
+            "modules": [{"name": m.name, "type": m.type, "location": _place(m.location), **_rms(m)} for m in self.modules],
             "nodes": [
                 {
                     "name": n.name,
@@ -265,11 +259,11 @@ class TargetReport:
                     "module": n.module,
                     "location": _place(n.location),
                     "shape": list(n.shape),
-                    "rms": significant(n.rms),
-                    "grad_rms": significant(n.grad_rms),
+                    **_rms(n),
                 }
                 for n in self.nodes
             ],
+            "recurrences": [r.to_dict() for r in self.recurrences],
             "verification": None if self.verification is None else self.verification.to_dict(),
         }
 
@@ -340,6 +334,10 @@ class Report:
 
 def _place(location: Location | None) -> dict[str, Any] | None:
     return None if location is None else {"path": location.path, "line": location.line, "column": location.column}
+
+
+def _rms(facts: ModuleFacts | NodeFacts) -> dict[str, Any]:
+    return {"rms": significant(facts.rms), "grad_rms": significant(facts.grad_rms)}
 
 
 def _interval(ends: tuple[float, float] | None) -> list[Any] | None:

@@ -104,6 +104,15 @@ class Context:
         scale = self.analysis.spreads.backward.get(self.paths.entry or "")
         return scale.spread.typical if scale is not None and scale.spread.bits > _SPREAD else 0.0
 
+    def steps_of(self, recurrence: Recurrence) -> int:
+        """How many steps a recurrence is judged for: those configured, where it runs along a sequence, else those traced."""
+        length = self.settings.sequence_length_of(self.target) if recurrence.along == "sequence" else None
+        return recurrence.steps if length is None else length
+
+    def place_of(self, recurrence: Recurrence) -> Location | None:
+        """The line to blame for a recurrence: what wrote its matrix, else what made its module."""
+        return self.guilty_line(recurrence.parameters[0]) if recurrence.parameters else self.constructed(recurrence.module)
+
     @property
     def parameters(self) -> Mapping[str, ParameterRecord]:
         """Parameter records (law, source line) by canonical name."""
