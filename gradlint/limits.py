@@ -46,7 +46,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
             "Hanin 2018 (arXiv:1801.03744): variance 5 Σ 1/n of ln‖g‖², here 5: 80 % of the draws lie within a factor of 17",
         ),
         "collapse": Limit(
-            -7.0, -math.inf, "1 − ρ ≈ 9π²/(2 l²) at the edge of chaos: 75 ReLU layers (Hayou et al. 2019, arXiv:1902.06853)"
+            -8.66, -math.inf, "e^-6: Schoenholz et al. 2017 (arXiv:1611.01232), §5, train to six times the depth scale of 1 − ρ"
         ),
         "layer_large": Limit(1.5, 3.0, "He et al. 2015: a layer should keep the variance; 1.5 bits is 8 times it"),
         "layer_small": Limit(-3.0, -5.0, "PyTorch's default weights give -2.8 bits with a sigmoid, the smallest in common use"),

@@ -15,7 +15,6 @@ from typing import ClassVar
 
 from torch import fx
 
-from gradlint.alike import Alike, likeness
 from gradlint.analysis import Analysis
 from gradlint.blocks import DepthLaw, Repeat
 from gradlint.causes import NEUTRAL
@@ -56,7 +55,6 @@ __all__ = [
     "NEUTRAL",
     "NORMS",
     "Activation",
-    "Alike",
     "Cancelled",
     "Claim",
     "Collapse",
@@ -124,15 +122,15 @@ class Context:
         return find_paths(self.analysis)
 
     @cached_property
-    def symptoms(self) -> Symptoms:
-        """What else the moments say about training: collapse, scale of the output, sharpness."""
-        return find_symptoms(self.analysis.flowed, self.paths)
-
-    @cached_property
     def spread(self) -> Spread | None:
         """How far the end-to-end gain of one draw of the weights lies from the mean; None where that is not known."""
         scale = self.analysis.spreads.backward.get(self.paths.entry or "")
         return None if scale is None else scale.spread
+
+    @cached_property
+    def symptoms(self) -> Symptoms:
+        """What else the moments say about training: collapse, scale of the output, sharpness."""
+        return find_symptoms(self.analysis.flowed, self.paths)
 
     @cached_property
     def typical(self) -> float:
@@ -199,13 +197,8 @@ class Context:
         return tuple(cancelled(self.analysis.flowed))
 
     @cached_property
-    def likeness(self) -> tuple[Alike, ...]:
-        """How alike samples and positions are in every tensor on the spine, from the input on."""
-        return likeness(self.analysis.flowed, self.paths.segments)
-
-    @cached_property
     def dormant(self) -> Dormant:
-        """Parameters whose gradient is zero at initialisation: which of them wake up, and which never do."""
+        """Parameters that no gradient ever reaches because others are zero."""
         return dormant(self.analysis.flowed)
 
     @cached_property
