@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ from gradlint.blocks import DepthLaw, Repeat
 from gradlint.causes import NEUTRAL
 from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
-from gradlint.dormant import Dormant, dormant
+from gradlint.dormant import Dormant, dormant, woken
 from gradlint.evidence import (
     NORMS,
     Activation,
@@ -120,6 +120,15 @@ class Context:
     def paths(self) -> Paths:
         """Gains over the graph."""
         return find_paths(self.analysis)
+
+    @cached_property
+    def awake(self) -> Context:
+        """This model, or, where zeros keep all gradient from its input, the same after the steps that move them."""
+        context, flowed = self, woken(self.analysis.flowed) if self.paths.log2 is None else None
+        while context.paths.log2 is None and flowed is not None:
+            context = replace(self, analysis=Analysis.of(flowed))
+            flowed = woken(flowed)
+        return context
 
     @cached_property
     def spread(self) -> Spread | None:
