@@ -241,7 +241,7 @@ def test_relu_commutes_with_a_maximum() -> None:
 
 
 def test_a_squashing_function_is_no_norm() -> None:
-    """``x|x|/(1 + |x|²)`` (capsules, Sabour et al. 2017) is x over its length where x is large, and far smaller where it is not."""
+    """``x|x|/(1 + |x|²)`` (capsules, Sabour et al. 2017): x over its length where x is large, far smaller where it is not."""
 
     class Squash(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

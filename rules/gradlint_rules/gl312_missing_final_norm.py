@@ -48,7 +48,7 @@ class MissingFinalNorm(Rule):
                 continue
             growth = math.log2(stream.rms[-1] / stream.rms[0])
             heads = [layers[c.name] for c in context.evidence.ops.ahead(stream.sums[-1].name, _pools) if c.name in layers]
-            if growth < LIMITS["unnormed"].warning or not heads or not all(head.output for head in heads):
+            if growth < LIMITS["unnormed"].warning / 2 or not heads or not all(head.output for head in heads):
                 continue
             head = heads[0]
             yield self.finding(
