@@ -70,7 +70,7 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
     errors, noticed = sum(bool(o.errors) for o in outcomes), sum(bool(o.findings) for o in outcomes)
     return [
         f"{len(outcomes)} models that are trained every day, at default or stated initialisation",
-        f"with an error: {errors}; with a warning: {noticed} ({100 * noticed / max(len(outcomes), 1):.1f} %); "
+        f"with an error: {errors}; with a warning: {noticed} ({100 * noticed / max(len(outcomes), 1):.1f} %)",
         f"not analysed: {sum(bool(o.failures) for o in outcomes)}",
     ]
 
