@@ -11,6 +11,7 @@ until no other parameter wakes up. What has no gradient even where no parameter 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -24,13 +25,13 @@ from gradlint.moments import Moments, energy
 from gradlint.trace.graph import ParameterRecord, Traced, annotate, step
 from gradlint.trace.law import Law
 
-__all__ = ["Dormant", "dormant"]
+__all__ = ["Dormant", "dormant", "woken"]
 
 _STEPS = 16
 """Steps that are followed: zeros in series that are woken one by one. No stock initialiser has more than three."""
 
 _MOVED = 1e-2
-"""Standard deviation of a parameter that has left zero; only that it is not zero matters."""
+"""Standard deviation of a vector or scale that has left zero; only that it is not zero matters."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,16 @@ def dormant(flowed: Flowed) -> Dormant:
         waiting = set(_unreached(flowed, waiting))
     dead = tuple(name for name in flowed.traced.parameters if name in waiting)
     return Dormant(dead, tuple(name for name in dead if name in zeros))
+
+
+def woken(flowed: Flowed) -> Flowed | None:
+    """The model after the zeros that a gradient reaches have moved; None where there are none.
+
+    How far they move is the optimiser's affair: matrices are given the standard deviation ``1/√fan_in``, at which they neither
+    amplify nor attenuate the gradient, so that the gain behind them is that of the rest of the model.
+    """
+    fresh = {name for name in _zeros(flowed.traced.parameters) if _reached(flowed, name)}
+    return propagate(_stepped(flowed.traced, fresh)) if fresh else None
 
 
 def _asleep(flowed: Flowed) -> Iterator[str]:
@@ -114,7 +125,8 @@ def _stepped(traced: Traced, moved: AbstractSet[str]) -> Traced:
 
 
 def _off_zero(record: ParameterRecord) -> ParameterRecord:
-    law = Law("normal", 0.0, _MOVED, Moments.iid(record.shape, 0.0, _MOVED**2), record.law.location)
+    std = math.prod(record.shape[1:]) ** -0.5 if len(record.shape) > 1 else _MOVED
+    law = Law("normal", 0.0, std, Moments.iid(record.shape, 0.0, std**2), record.law.location)
     return replace(record, law=law, drawn_with=record.name)
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "Location",
     "ModuleFacts",
     "NodeFacts",
+    "Page",
     "ParameterFacts",
     "TargetReport",
     "placed",
@@ -73,6 +74,22 @@ class NodeFacts:
     shape: tuple[int, ...]
     rms: float | None
     grad_rms: float | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report tells of a rule.
+
+    Args:
+        severity: that of its findings unless they say otherwise.
+        markdown: the whole page.
+    """
+
+    code: str
+    name: str
+    severity: str
+    summary: str
+    markdown: str
 
 
 @dataclass(frozen=True)

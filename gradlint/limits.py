@@ -59,11 +59,6 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         ),
         "outlier": Limit(2.0, 8.0, "Baik, Ben Arous & Péché 2005: an outlier above the bulk; twice it dominates", "ratio"),
         "fan": Limit(-1.0, 1.0, "half or twice the standard deviation that He et al. 2015 ask for"),
-        "stream": Limit(
-            2.0,
-            5.0,
-            "growth with the root of depth is half a bit per doubling (De & Smith 2020); 2 bits is 16 times that in energy",
-        ),
         "loss": Limit(2.0, math.inf, "cross-entropy at the start over ln C; healthy heads give 1.0 to 1.5", "ratio"),
         "logits": Limit(3.0, math.inf, "a softmax of logits of this size is one-hot for few classes", "rms"),
         "unnormed": Limit(1.5, math.inf, "growth of a pre-norm stream over 7 sums of its own size (Xiong et al. 2020)"),
@@ -73,6 +68,8 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "flat": Limit(0.75, 0.95, "tanh of N(0, 64), sigmoid of N(0, 200): three of four entries pass nothing", "share"),
         "amplify": Limit(4.0, 10.0, "16 times in one op, a norm's worth of layers"),
         "unscaled": Limit(1.0, math.inf, "half of Derrida's 2 ln n, where the largest weights begin to dominate", "ln n"),
+        "headroom": Limit(0.0, -1.0, "bits left below the largest number of the format, for the largest of the entries"),
+        "clip": Limit(5.0, math.inf, "a step 32 times as large as the others; measured, SGD breaks between +5 and +12 bits"),
         "outside": Limit(1e-6, 1e-3, "a tensor of 1e6 entries has one of these per step; of 1e3", "share of entries"),
         "overflow": Limit(0.01, 1.0, "one infinite entry in a hundred steps; in every step", "entries per step"),
         "denominator": Limit(

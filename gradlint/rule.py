@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ from gradlint.blocks import DepthLaw, Repeat
 from gradlint.causes import NEUTRAL
 from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
-from gradlint.dormant import Dormant, dormant
+from gradlint.dormant import Dormant, dormant, woken
 from gradlint.evidence import (
     NORMS,
     Activation,
@@ -40,9 +40,10 @@ from gradlint.evidence import (
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.limits import LIMITS, Limit
+from gradlint.mitigation import Mitigation
 from gradlint.moments import Moments
 from gradlint.paths import Paths, Segment, find_paths
-from gradlint.recipe import Recipe
+from gradlint.recipe import Optimizer, Recipe
 from gradlint.recurrence import Curve, Recurrence
 from gradlint.run import Crash, Run, Stale, Unused
 from gradlint.spread import Spread
@@ -72,6 +73,7 @@ __all__ = [
     "Moments",
     "Op",
     "Ops",
+    "Optimizer",
     "Paths",
     "Place",
     "Range",
@@ -120,6 +122,15 @@ class Context:
         return find_paths(self.analysis)
 
     @cached_property
+    def awake(self) -> Context:
+        """This model, or, where zeros keep all gradient from its input, the same after the steps that move them."""
+        context, flowed = self, woken(self.analysis.flowed) if self.paths.log2 is None else None
+        while context.paths.log2 is None and flowed is not None:
+            context = replace(self, analysis=Analysis.of(flowed))
+            flowed = woken(flowed)
+        return context
+
+    @cached_property
     def spread(self) -> Spread | None:
         """How far the end-to-end gain of one draw of the weights lies from the mean; None where that is not known."""
         scale = self.analysis.spreads.backward.get(self.paths.entry or "")
@@ -155,6 +166,11 @@ class Context:
         """Leaf recurrent modules by node name."""
         traced = self.analysis.flowed.traced
         return {n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"}
+
+    @cached_property
+    def mitigation(self) -> Mitigation:
+        """What keeps training going where the cause of a gain cannot be removed."""
+        return Mitigation(self.analysis, self.recipe)
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -352,7 +368,7 @@ class Rule(ABC):
             dict(evidence or {}),
             factors,
             tuple(instances),
-            tuple(notes),
+            (*notes, *(() if claim is None else context.mitigation.notes(claim.log2, evidence or {}))),
             fix,
             claim,
         )

@@ -81,7 +81,7 @@ def depth_scale(std, bias):
 @pytest.mark.parametrize("std", [0.8, 1.1])
 def test_samples_become_alike_over_the_depth_scale_of_schoenholz(std):
     """In the ordered phase ``1 − ρ ~ e^(−l/ξ)`` (Schoenholz et al. 2017, eq. 9)."""
-    collapse = context(stack(60, nn.Tanh, std, 0.05**0.5)).evidence.samples
+    collapse = context(stack(60, nn.Tanh, std, 0.05**0.5)).symptoms.samples
     bits = [c.log2 for c in collapse]
     per_layer = (bits[-41] - bits[-1]) / 20  # two tensors a layer
     assert per_layer == pytest.approx(1 / (math.log(2) * depth_scale(std, 0.05**0.5)), rel=0.03)
@@ -160,7 +160,7 @@ def transformer(place, depth):
 def test_deep_transformers_keep_their_signal_with_norms_in_front_or_deepnorm():
     """Xiong et al. 2020, Liu et al. 2020, Wang et al. 2022: Post-LN degrades with depth; Pre-LN and DeepNorm reach hundreds."""
     post, pre, deepnorm = (context(transformer(place, 24), "4,16,64") for place in ("post", "pre", "deepnorm"))
-    loss = {name: c.evidence.tokens[-1].log2 for name, c in (("post", post), ("pre", pre), ("deepnorm", deepnorm))}
+    loss = {name: c.symptoms.tokens[-1].log2 for name, c in (("post", post), ("pre", pre), ("deepnorm", deepnorm))}
     assert loss["post"] < min(loss["pre"], loss["deepnorm"]) - 2  # its tokens become alike
     assert abs(deepnorm.paths.log2) < 2.5
     for place in ("pre", "deepnorm"):

@@ -23,14 +23,13 @@ def read(file: Path = FILE) -> list[dict[str, Any]]:
 
 
 def extend(count: int, file: Path = FILE) -> None:
-    """Label the configurations of seeds below ``count`` that are not in the file yet, one line at a time."""
+    """Label the configurations of seeds below ``count`` that are not in the file yet, one line at a time, costly ones last."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # a vanished signal would cost a hundred times as much, and is no less vanished
     done = {row["configuration"]["seed"] for row in read(file)}
-    for seed in range(count):
-        if seed in done:
-            continue
-        row = label(draw(seed))
+    missing = [draw(seed) for seed in range(count) if seed not in done]
+    for configuration in sorted(missing, key=lambda c: (c.costly, c.seed)):
+        row = label(configuration)
         with file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(row, separators=(",", ":")) + "\n")
-        print(seed, *(outcome["label"] for outcome in row["outcomes"].values()), flush=True)
+        print(configuration.seed, *(outcome["label"] for outcome in row["outcomes"].values()), flush=True)

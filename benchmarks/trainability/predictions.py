@@ -34,7 +34,7 @@ class Prediction:
         gain: of the gradient's norm from the output to the input, in a typical draw of the weights.
         collapse: log2 of ``1 − ρ`` of the last hidden tensor's samples.
         curvature: log2 of the loss's steepest curvature.
-        memory: bits of the gradient's norm over the steps of a recurrence: lost over those that the task needs, or gained over all.
+        memory: of the gradient's norm in time: lost over the steps that the task needs, or gained over all.
         findings: code and severity of each, info left out.
     """
 
@@ -56,13 +56,14 @@ def predict(c: Configuration) -> Prediction:
         for finding in rule.check(context):
             if finding.severity != Severity.INFO and found.get(finding.code) != Severity.ERROR:
                 found[finding.code] = str(finding.severity)
-    symptoms, gain = context.symptoms, context.paths.log2
+    awake = context.awake
+    gain = awake.paths.log2
     return Prediction(
         c.seed,
-        None if gain is None else gain + context.typical,
-        symptoms.collapse,
-        symptoms.curvature,
-        symptoms.output,
+        None if gain is None else gain + awake.typical,
+        awake.symptoms.collapse,
+        context.symptoms.curvature,
+        context.symptoms.output,
         memory(context),
         found,
     )

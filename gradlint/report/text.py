@@ -130,7 +130,9 @@ def _models(report: Report, view: View) -> Iterator[Text]:
         inputs += "; hybrid: traced without the values of large weights" if hybrid else ""
         if report.findings and not view.verbose and not (hybrid and target.assumptions):
             if hybrid or target.inputs_origin == "guessed":
-                line = f"{_name(target.name, view)}: {inputs}{'; --input gives others' if target.inputs_origin == 'guessed' else ''}"
+                line = (
+                    f"{_name(target.name, view)}: {inputs}{'; --input gives others' if target.inputs_origin == 'guessed' else ''}"
+                )
                 yield from _wrapped(line, "  ", view, (_name(target.name, view), "bold"))
             continue
         gain = target.gain_log2

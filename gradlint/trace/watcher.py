@@ -150,7 +150,9 @@ class Watcher(DispatchMode):
             tag = initialiser.law(result) or tag
         if tag is None:
             tag = Tag.unknown()
-        if tag.known or self._laws.knows(result):
+        if name == "_to_copy" and tag.location is not None:  # another dtype, drawn where it was drawn
+            tag = replace(tag, draw=tag.draw or self._laws.next_draw(tag))
+        elif tag.known or self._laws.knows(result):
             label = "" if initialiser is None else initialiser.label
             tag = replace(tag, location=locate() or tag.location, label=label, draw=tag.draw or self._laws.next_draw(tag))
         self._laws.write(result, tag)

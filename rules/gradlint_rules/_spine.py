@@ -32,6 +32,7 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
         limits: bits at which it becomes a warning and an error (of that sign).
         verb: ``amplified`` or ``attenuated``.
     """
+    asleep, context = context.paths.log2 is None, context.awake
     paths = context.paths
     if paths.log2 is None:
         return
@@ -56,6 +57,8 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
             f"the gradient is {verb} {times(typical)} from the loss to the input in a typical draw of the weights: narrow layers"
         )
     notes = [_depth_note(per_layer, reaches, count)] if not by_chance else []
+    if asleep:
+        notes.append("no gradient passes at first: this is what does once the zeros behind have moved")
     if abs(context.typical) > 1.0:
         notes.append(f"{times(typical)} in a typical draw of the weights (median); {times(total)} in root mean square over draws")
     yield rule.finding(
@@ -78,7 +81,7 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
         instances=[collapse([s.parameter or s.module for s in group])],
         notes=notes,
         fix=_WIDER if by_chance else _fix(context, group, per_layer, sign, location),
-        claim=context.claim(paths.segments, total),
+        claim=None if asleep else context.claim(paths.segments, total),
     )
 
 

@@ -20,8 +20,8 @@ class SoftmaxOverOneElement(Rule):
     only this path trains stays as it was initialised, without any error message.
 
     ## How it is computed
-    The size of the axis in the traced call. Where the size follows from guessed inputs and no layer's width, the finding is
-    a note.
+    The size of the axis in the traced call. Where it is not the width of a layer but follows from the size of the inputs, the
+    finding is a note.
 
     ## What to do
     For a single logit use sigmoid; for attention over positions give the axis of the positions (often ``dim=1``).
@@ -51,7 +51,7 @@ class SoftmaxOverOneElement(Rule):
                 groups.setdefault(call.location, []).append((call, fixed))
         for place, members in groups.items():
             call = members[0][0]
-            certain = any(fixed for _, fixed in members) or not context.evidence.inputs_guessed
+            certain = any(fixed for _, fixed in members)
             axis = call.axis(1, "dim")
             yield self.finding(
                 context,
