@@ -61,7 +61,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "fan": Limit(-1.0, 1.0, "half or twice the standard deviation that He et al. 2015 ask for"),
         "loss": Limit(2.0, math.inf, "cross-entropy at the start over ln C; healthy heads give 1.0 to 1.5", "ratio"),
         "logits": Limit(3.0, math.inf, "a softmax of logits of this size is one-hot for few classes", "rms"),
-        "unnormed": Limit(1.5, math.inf, "growth of a pre-norm stream over 7 sums of its own size (Xiong et al. 2020)"),
+        "unnormed": Limit(2.0, math.inf, "a published pre-norm model without one grows 1.8 bits over 24 sums, and trains"),
         "dead": Limit(
             0.5, 0.99, "Lu et al. 2020: a layer of which half is off halves its width; one that is off is gone", "share"
         ),
