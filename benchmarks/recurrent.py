@@ -184,7 +184,9 @@ class Loop(nn.Module):
         self.cell = nn.LSTMCell(FEATURES, 64) if self.free else getattr(nn, cell)(FEATURES, 64)
 
     def step(self, x, h, c):
-        i, f, g, o = (self.cell.weight_ih @ x.T + self.cell.weight_hh @ h.T + (self.cell.bias_ih + self.cell.bias_hh)[:, None]).chunk(4)
+        i, f, g, o = (
+            self.cell.weight_ih @ x.T + self.cell.weight_hh @ h.T + (self.cell.bias_ih + self.cell.bias_hh)[:, None]
+        ).chunk(4)
         c = torch.sigmoid(f) * c.T + torch.sigmoid(i) * torch.tanh(g)
         return (torch.sigmoid(o) * torch.tanh(c)).T, c.T
 
@@ -234,7 +236,12 @@ def draw(done: Sequence[Row]) -> None:
 
     from benchmarks._scatter import SAME_FILE_EVERY_TIME  # noqa: PLC0415
 
-    shown = [Case(kind) for kind in KINDS] + [Case("lstm", bias=1.0), Case("lstm", bias=3.0), Case("tanh", "3"), Case("gru", "orthogonal")]
+    shown = [Case(kind) for kind in KINDS] + [
+        Case("lstm", bias=1.0),
+        Case("lstm", bias=3.0),
+        Case("tanh", "3"),
+        Case("gru", "orthogonal"),
+    ]
     with mpl.rc_context(SAME_FILE_EVERY_TIME):
         figure = Figure(figsize=(10.4, 5.0), layout="constrained")
         left, right = figure.subplots(1, 2)
