@@ -44,11 +44,12 @@ _NO_WIDTH = re.compile(
     r"^(num|n)_(?!filters|embd|hidden$)"
 )
 _VOCABULARY = re.compile(r"vocab_size$|codebook_size$")
+_SIDE = re.compile(r"image_size$")
 _EXPERTS = re.compile(r"^(num|n)_\w*experts$|^moe_num_experts$")
 _ID = re.compile(r"_(token_)?(id|index|idx)$")
 _WORDS, _SPECIAL = 1024, 40
 _STEPS = ((8, 2), (8, None), (1, 2), (4, 2), (8, 4), (4, 4), (2, 2), (4, None), (2, None), (1, None))
-_EACH, _MOST = 32, 3
+_EACH, _MOST, _PIXELS = 32, 3, 224
 _LIMIT = 60_000_000
 
 
@@ -104,6 +105,8 @@ def _shrunk(name: str, value: Any, factor: int, depth: int | None) -> Any:
         return type(value)(_shrunk(name, item, factor, depth) for item in value)
     if not isinstance(value, int):
         return value
+    if _SIDE.search(name):
+        return min(value, _PIXELS)
     if _VOCABULARY.search(name):
         return min(value, _WORDS)
     if _ID.search(name):

@@ -17,7 +17,6 @@ import argparse
 import fnmatch
 import json
 import os
-import resource
 import sys
 import time
 import traceback
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "benchmarks" / ".cache" / "coverage.json"
 STAGES = ("build", "inputs", "trace", "analyse")
-SECONDS, MEMORY = 400, 12 << 30
+SECONDS = 400
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,6 @@ def judged(group: str, target: str, build: Callable[[], nn.Module], *, measured:
 
 
 def _child(answer: Connection, job: Callable[[], Outcome]) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
     sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
     answer.send(job())

@@ -22,7 +22,7 @@ from gradlint.facts import TargetReport
 from gradlint.findings import Finding, Location, Severity
 from gradlint.run import Stale
 
-__all__ = ["Accepted", "accept", "fingerprinted", "merged", "read", "write"]
+__all__ = ["Accepted", "accept", "collapsed", "fingerprinted", "merged", "read", "write"]
 
 VERSION = 1
 _WORSE = math.log2(1.1)  # bits: an accepted finding may get 10 % worse
@@ -195,7 +195,7 @@ def _pair(entries: list[Accepted], findings: list[Finding]) -> tuple[dict[str, A
     pairs: dict[str, Accepted] = {}
     entries, findings = list(entries), list(findings)
     for finding in list(findings):
-        same = next((e for e in entries if e.module == _module(finding)), None)
+        same = next((e for e in entries if e.module == collapsed(finding.module)), None)
         if same is not None:
             pairs[finding.fingerprint] = same
             entries.remove(same)
@@ -237,7 +237,9 @@ def _entry(finding: Finding, root: Path) -> Accepted:
     measured, expected = _numbers(finding)
     target = _identity(finding.target, root)
     key = _bare(finding.fingerprint)
-    return Accepted(finding.fingerprint, key, finding.code, target, _module(finding), finding.severity, measured, expected)
+    return Accepted(
+        finding.fingerprint, key, finding.code, target, collapsed(finding.module), finding.severity, measured, expected
+    )
 
 
 def _parsed(item: Mapping[str, Any], line: int) -> Accepted:
@@ -257,9 +259,13 @@ def _bare(fingerprint: str) -> str:
     return fingerprint.partition("-")[0]
 
 
-def _module(finding: Finding) -> str:
-    """The path of the finding's module, its numbers left out: ``blocks.*.fc``."""
-    return re.sub(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)", "*", finding.module)
+def collapsed(module: str) -> str:
+    """The path of a module, its numbers left out.
+
+    >>> collapsed("blocks.12.fc")
+    'blocks.*.fc'
+    """
+    return re.sub(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)", "*", module)
 
 
 def _identity(target: str, root: Path) -> str:

@@ -113,9 +113,9 @@ def _settings(command: Any) -> Any:
 def check(targets: tuple[str, ...], **options: Any) -> int:
     """Check models; this is the default command.
 
-    TARGET is a file (model.py), a name in it (model.py:build), an importable name (package.module:Net), a config.json of
-    Hugging Face or its folder, an exported program (net.pt2), or the name of a target of the configuration. Without one, these
-    are all checked.
+    TARGET is a file (model.py), a name in it (model.py:build), an importable name (package.module:Net), a notebook
+    (net.ipynb), a config.json of Hugging Face or its folder, an exported program (net.pt2), or the name of a target of the
+    configuration. Without one, these are all checked.
     """
     arguments: tuple[str, ...] = ()
     if options["capture"]:

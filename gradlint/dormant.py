@@ -6,7 +6,7 @@ one another on every path, each waits for the other: the gradient of both is a p
 (Zhang, Dauphin & Ma 2019, arXiv:1901.09321, start one layer of a branch at zero and not two, for this reason).
 
 Whether it does is computed as it happens: parameters that a gradient reaches are moved off zero, the model is propagated again,
-until no other parameter wakes up.
+until no other parameter wakes up. What has no gradient even where no parameter is zero is no matter of zeros, and not meant here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import fx
 
 from gradlint.flow import propagate
 from gradlint.flowed import Flowed
-from gradlint.idle import cancelled, unused
+from gradlint.idle import cancelled, only_added, unused
 from gradlint.moments import Moments, energy
 from gradlint.trace.graph import ParameterRecord, Traced, annotate, step
 from gradlint.trace.law import Law
@@ -36,36 +36,35 @@ _MOVED = 1e-2
 
 @dataclass(frozen=True)
 class Dormant:
-    """Trainable parameters whose gradient is zero at initialisation.
+    """Trainable parameters that no gradient reaches, at any step, because others are zero.
 
     Args:
-        dead: those that no step ever reaches.
+        dead: their names.
         zeros: those of them that are themselves zero.
-        waking: the others, by the number of steps before their first gradient.
     """
 
     dead: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
-    waking: Mapping[str, int] | None = None
 
 
 def dormant(flowed: Flowed) -> Dormant:
-    """Which zero gradients of an analysed model stay zero; nothing is computed where there are none."""
-    waiting = set(_unreached(flowed, _asleep(flowed)))
-    waking: dict[str, int] = {}
+    """Which zero gradients of an analysed model stay zero."""
+    zeros = set(_zeros(flowed.traced.parameters))
+    asleep = set(_unreached(flowed, _asleep(flowed)))
+    if not asleep or not set(_unreached(flowed, zeros - only_added(flowed.traced))):
+        return Dormant()  # every zero that is multiplied moves in the first step
+    # what stays without a gradient though nothing is zero is so by symmetry, or for want of positions to choose between
+    waiting = asleep - set(_unreached(propagate(_stepped(flowed.traced, zeros)), asleep))
     moved: set[str] = set()
-    for taken in range(1, _STEPS + 1):
-        fresh = {name for name in _zeros(flowed.traced.parameters) if name not in moved and _reached(flowed, name)}
+    for _ in range(_STEPS):
+        fresh = {name for name in zeros - moved if _reached(flowed, name)}
         if not waiting or not fresh:
             break
         moved |= fresh
         flowed = propagate(_stepped(flowed.traced, fresh))
-        woken = [name for name in flowed.traced.parameters if name in waiting and _reached(flowed, name)]
-        waking.update(dict.fromkeys(woken, taken))
-        waiting.difference_update(woken)
+        waiting = set(_unreached(flowed, waiting))
     dead = tuple(name for name in flowed.traced.parameters if name in waiting)
-    zeros = set(_zeros(flowed.traced.parameters))
-    return Dormant(dead, tuple(name for name in dead if name in zeros), waking)
+    return Dormant(dead, tuple(name for name in dead if name in zeros))
 
 
 def woken(flowed: Flowed) -> Flowed | None:

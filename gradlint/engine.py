@@ -27,8 +27,9 @@ from gradlint.config import Settings, Target
 from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError, VerificationError
 from gradlint.findings import Finding, Hop, Report, TargetReport
 from gradlint.flow import propagate
-from gradlint.load import Loaded, capture, load, parse_arguments
+from gradlint.load import Loaded, capture, load, parse_arguments, recipe_of
 from gradlint.packs import load_rules
+from gradlint.report.catalogue import page_of
 from gradlint.review import Review
 from gradlint.rule import Context
 from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
@@ -181,7 +182,7 @@ def _lint_all(sources: Sequence[_Source], settings: Settings) -> Report:
                 with _contained(name, failures):
                     given = _given(None if item.call is None else described(model, *item.call), own, name)
                     analysis = _predict(model, given, laws, item.file, as_is=item.call is not None)
-                    context = Context(analysis, name, own, recipe)
+                    context = Context(analysis, name, own, recipe or recipe_of(model))
                     facts = _facts(context)
                     found = review.judge(context)
                     if settings.verify:
@@ -281,6 +282,7 @@ def _report(
         fail_on=review.settings.fail_on,
         version=__version__,
         suppressed=verdict.suppressed,
+        pages=tuple(page_of(rule) for rule in review.rules),
     )
 
 

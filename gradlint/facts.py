@@ -14,6 +14,7 @@ __all__ = [
     "Location",
     "ModuleFacts",
     "NodeFacts",
+    "Page",
     "ParameterFacts",
     "TargetReport",
     "placed",
@@ -76,6 +77,22 @@ class NodeFacts:
 
 
 @dataclass(frozen=True)
+class Page:
+    """What a report tells of a rule.
+
+    Args:
+        severity: that of its findings unless they say otherwise.
+        markdown: the whole page.
+    """
+
+    code: str
+    name: str
+    severity: str
+    summary: str
+    markdown: str
+
+
+@dataclass(frozen=True)
 class Hop:
     """One step of the gradient's way from the output to the input.
 
@@ -130,7 +147,7 @@ class TargetReport:
 
     Args:
         inputs_origin: where the inputs come from: ``given``, ``guessed``, or the name of the model's attribute that has them.
-        rung: how it was traced.
+        rung: how it was traced: ``real`` or ``hybrid``.
         gain_log2: gradient norm at the input over that at the output, in bits; None when no gradient gets there.
         verification: the prediction beside real backward passes; None where none were asked for.
         gain_typical_log2: the median of the gain over draws of the weights.

@@ -17,6 +17,7 @@ from gradlint.facts import (
     Location,
     ModuleFacts,
     NodeFacts,
+    Page,
     ParameterFacts,
     TargetReport,
     placed,
@@ -31,6 +32,7 @@ __all__ = [
     "Location",
     "ModuleFacts",
     "NodeFacts",
+    "Page",
     "ParameterFacts",
     "Report",
     "Severity",
@@ -137,6 +139,7 @@ class Report:
         failures: targets that could not be analysed, as ``TargetError.to_dict()`` gives them.
         fail_on: severity at or above which the run is not ok; None when findings never fail the run.
         suppressed: findings that a comment or the baseline accepts, in the same order.
+        pages: of the rules that were asked; not part of the JSON.
     """
 
     targets: tuple[TargetReport, ...] = ()
@@ -145,6 +148,7 @@ class Report:
     fail_on: Severity | None = Severity.WARNING
     version: str = ""
     suppressed: tuple[Finding, ...] = ()
+    pages: tuple[Page, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -46,7 +46,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
             "Hanin 2018 (arXiv:1801.03744): variance 5 Σ 1/n of ln‖g‖², here 5: 80 % of the draws lie within a factor of 17",
         ),
         "collapse": Limit(
-            -7.0, -math.inf, "1 − ρ ≈ 9π²/(2 l²) at the edge of chaos: 75 ReLU layers (Hayou et al. 2019, arXiv:1902.06853)"
+            -8.66, -math.inf, "e^-6: Schoenholz et al. 2017 (arXiv:1611.01232), §5, train to six times the depth scale of 1 − ρ"
         ),
         "layer_large": Limit(1.5, 3.0, "He et al. 2015: a layer should keep the variance; 1.5 bits is 8 times it"),
         "layer_small": Limit(-3.0, -5.0, "PyTorch's default weights give -2.8 bits with a sigmoid, the smallest in common use"),
@@ -58,6 +58,17 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         ),
         "outlier": Limit(2.0, 8.0, "Baik, Ben Arous & Péché 2005: an outlier above the bulk; twice it dominates", "ratio"),
         "fan": Limit(-1.0, 1.0, "half or twice the standard deviation that He et al. 2015 ask for"),
+        "loss": Limit(2.0, math.inf, "cross-entropy at the start over ln C; healthy heads give 1.0 to 1.5", "ratio"),
+        "logits": Limit(3.0, math.inf, "a softmax of logits of this size is one-hot for few classes", "rms"),
+        "unnormed": Limit(1.5, math.inf, "growth of a pre-norm stream over 7 sums of its own size (Xiong et al. 2020)"),
+        "dead": Limit(
+            0.5, 0.99, "Lu et al. 2020: a layer of which half is off halves its width; one that is off is gone", "share"
+        ),
+        "flat": Limit(0.75, 0.95, "tanh of N(0, 64), sigmoid of N(0, 200): three of four entries pass nothing", "share"),
+        "amplify": Limit(4.0, 10.0, "16 times in one op, a norm's worth of layers"),
+        "unscaled": Limit(1.0, math.inf, "half of Derrida's 2 ln n, where the largest weights begin to dominate", "ln n"),
+        "headroom": Limit(0.0, -1.0, "bits left below the largest number of the format, for the largest of the entries"),
+        "clip": Limit(5.0, math.inf, "a step 32 times as large as the others; measured, SGD breaks between +5 and +12 bits"),
         "outside": Limit(1e-6, 1e-3, "a tensor of 1e6 entries has one of these per step; of 1e3", "share of entries"),
         "overflow": Limit(0.01, 1.0, "one infinite entry in a hundred steps; in every step", "entries per step"),
         "denominator": Limit(

@@ -15,7 +15,6 @@ from typing import ClassVar
 
 from torch import fx
 
-from gradlint.alike import Alike, likeness
 from gradlint.analysis import Analysis
 from gradlint.blocks import DepthLaw, Repeat
 from gradlint.causes import NEUTRAL
@@ -41,9 +40,10 @@ from gradlint.evidence import (
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
 from gradlint.limits import LIMITS, Limit
+from gradlint.mitigation import Mitigation
 from gradlint.moments import Moments
 from gradlint.paths import Paths, Segment, find_paths
-from gradlint.recipe import Recipe
+from gradlint.recipe import Optimizer, Recipe
 from gradlint.recurrence import Curve, Recurrence
 from gradlint.run import Crash, Run, Stale, Unused
 from gradlint.spread import Spread
@@ -55,7 +55,6 @@ __all__ = [
     "NEUTRAL",
     "NORMS",
     "Activation",
-    "Alike",
     "Cancelled",
     "Claim",
     "Collapse",
@@ -74,6 +73,7 @@ __all__ = [
     "Moments",
     "Op",
     "Ops",
+    "Optimizer",
     "Paths",
     "Place",
     "Range",
@@ -131,15 +131,15 @@ class Context:
         return context
 
     @cached_property
-    def symptoms(self) -> Symptoms:
-        """What else the moments say about training: collapse, scale of the output, sharpness."""
-        return find_symptoms(self.analysis.flowed, self.paths)
-
-    @cached_property
     def spread(self) -> Spread | None:
         """How far the end-to-end gain of one draw of the weights lies from the mean; None where that is not known."""
         scale = self.analysis.spreads.backward.get(self.paths.entry or "")
         return None if scale is None else scale.spread
+
+    @cached_property
+    def symptoms(self) -> Symptoms:
+        """What else the moments say about training: collapse, scale of the output, sharpness."""
+        return find_symptoms(self.analysis.flowed, self.paths)
 
     @cached_property
     def typical(self) -> float:
@@ -166,6 +166,11 @@ class Context:
         """Leaf recurrent modules by node name."""
         traced = self.analysis.flowed.traced
         return {n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"}
+
+    @cached_property
+    def mitigation(self) -> Mitigation:
+        """What keeps training going where the cause of a gain cannot be removed."""
+        return Mitigation(self.analysis, self.recipe)
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -201,13 +206,8 @@ class Context:
         return tuple(cancelled(self.analysis.flowed))
 
     @cached_property
-    def likeness(self) -> tuple[Alike, ...]:
-        """How alike samples and positions are in every tensor on the spine, from the input on."""
-        return likeness(self.analysis.flowed, self.paths.segments)
-
-    @cached_property
     def dormant(self) -> Dormant:
-        """Parameters whose gradient is zero at initialisation: which of them wake up, and which never do."""
+        """Parameters that no gradient ever reaches because others are zero."""
         return dormant(self.analysis.flowed)
 
     @cached_property
@@ -368,7 +368,7 @@ class Rule(ABC):
             dict(evidence or {}),
             factors,
             tuple(instances),
-            tuple(notes),
+            (*notes, *(() if claim is None else context.mitigation.notes(claim.log2, evidence or {}))),
             fix,
             claim,
         )

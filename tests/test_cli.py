@@ -203,6 +203,24 @@ def test_output_file_gets_the_report_and_stdout_nothing(gradlint, bad, tmp_path)
     assert gradlint("bad.py", "-o", "no/such/folder.txt").code == 2
 
 
+def test_several_outputs_at_once_are_the_same_bytes_every_time(gradlint, bad, tmp_path):
+    names = ["a.sarif", "b.json", "c.xml", "d.md", "e.jsonl", "quality.json"]
+    flags = [flag for name in names for flag in ("-o", name)]
+    seen = []
+    for _ in range(2):
+        done = gradlint("bad.py", *flags, "-o", "-", "--output-format", "gitlab", "--output-format", "github")
+        assert done.code == 1
+        seen.append([(tmp_path / name).read_bytes() for name in names] + [done.out])
+    assert seen[0] == seen[1]
+    sarif = json.loads(seen[0][0])["runs"][0]
+    assert [result["ruleId"] for result in sarif["results"]] == ["GL101", "GL201"]
+    assert "## When to ignore it" in sarif["tool"]["driver"]["rules"][0]["help"]["markdown"]
+    hops = sarif["results"][0]["codeFlows"][0]["threadFlows"][0]["locations"]
+    assert len(hops) == 40
+    total = json.loads(seen[0][1])["targets"][0]["gain_log2"]
+    assert hops[-1]["location"]["message"]["text"].endswith(f"×{2**total:.3g} so far")
+
+
 def test_quiet_prints_nothing_for_a_clean_model(gradlint, good):
     assert gradlint("good.py", "-q", *INPUT).out == ""
 

@@ -165,15 +165,15 @@ class Recurrent(nn.Module):
 @pytest.mark.parametrize("gain", [0.5, 1.0, 2.0])
 def test_a_loop_is_one_weight_at_successive_steps(gain: float) -> None:
     paths = paths_of(lambda: Recurrent(gain, nn.Identity()), 4, 12, 32)
-    (loop,) = paths.loops  # the weight of the inputs is used as often, but no step feeds the next through it
-    assert loop.parameter == "recurrent.weight"
-    assert len(loop.nodes) == loop.steps >= 11  # the first step may have no gradient to pass on: its state is a constant
-    assert loop.log2 == pytest.approx(math.log2(gain), abs=1e-6)
+    (loop,) = paths.recurrences  # the weight of the inputs is used as often, but no step feeds the next through it
+    assert loop.parameters == ("recurrent.weight",)
+    assert (loop.steps, loop.along) == (12, "sequence")
+    assert loop.curve.per_step == pytest.approx(math.log2(gain), abs=1e-6)
 
 
 def test_an_activation_in_the_loop_counts() -> None:
-    (loop,) = paths_of(lambda: Recurrent(1.0, nn.Tanh()), 4, 12, 32).loops
-    assert -2.0 < loop.log2 < -0.1  # tanh′ ≤ 1
+    (loop,) = paths_of(lambda: Recurrent(1.0, nn.Tanh()), 4, 12, 32).recurrences
+    assert -2.0 < loop.curve.per_step < -0.1  # tanh′ ≤ 1
 
 
 def test_segments_of_a_loop_are_recurrence() -> None:
@@ -187,12 +187,12 @@ def test_segments_of_a_loop_are_recurrence() -> None:
     paths = paths_of(lambda: Driven(2.0, nn.Identity()), 4, 32)
     assert [s.cause for s in paths.segments] == ["recurrence"] * 6
     assert total(paths) == pytest.approx(6.0)
-    assert paths.loops[0].steps == 6
+    assert paths.recurrences[0].steps == 6
 
 
 def test_an_mlp_has_no_loops() -> None:
     build = lambda: nn.Sequential(*[m for _ in range(8) for m in (nn.Linear(32, 32), nn.Tanh())])  # noqa: E731
-    assert paths_of(build, 4, 32).loops == ()
+    assert paths_of(build, 4, 32).recurrences == ()
 
 
 def test_two_uses_are_no_loop() -> None:
@@ -200,7 +200,7 @@ def test_two_uses_are_no_loop() -> None:
         layer = nn.Linear(32, 32)
         return nn.Sequential(layer, nn.Tanh(), layer)
 
-    assert paths_of(build, 4, 32).loops == ()
+    assert paths_of(build, 4, 32).recurrences == ()
 
 
 # ---- the line to blame ------------------------------------------------------------------------------------------------

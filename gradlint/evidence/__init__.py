@@ -9,4 +9,19 @@ from gradlint.evidence.singular import Singularity
 from gradlint.evidence.streams import Stream
 from gradlint.evidence.symptoms import Collapse, Symptoms, find_symptoms
 
-__all__ = ["NORMS", "Activation", "Collapse", "Evidence", "Layer", "Op", "Ops", "Range", "Ref", "Scores", "Singularity", "Stream", "Symptoms", "find_symptoms"]
+__all__ = [
+    "NORMS",
+    "Activation",
+    "Collapse",
+    "Evidence",
+    "Layer",
+    "Op",
+    "Ops",
+    "Range",
+    "Ref",
+    "Scores",
+    "Singularity",
+    "Stream",
+    "Symptoms",
+    "find_symptoms",
+]

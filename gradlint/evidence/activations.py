@@ -36,6 +36,7 @@ class Activation:
         flat: share of the entries where the slope is below 2 % of the largest.
         off: share of the units that are flat for every input: what varies from input to input never takes them out of it.
         grows: faster than its input.
+        bounded: it has flat parts on both sides.
     """
 
     call: Op
@@ -44,6 +45,7 @@ class Activation:
     flat: float
     off: float
     grows: bool
+    bounded: bool
 
 
 def find_activations(flowed: Flowed, ops: Ops) -> tuple[Activation, ...]:
@@ -85,7 +87,7 @@ def _measured(flowed: Flowed, ops: Ops, node: fx.Node, call: Op) -> Activation |
     flat = float(weights[steep < _FLAT * top].sum())
     off = _off(law, ops, call) if call.op in RECTIFIED else 0.0
     grows = call.op in GROWING and _superlinear(call, values, output)
-    return Activation(call, math.sqrt(float(weights @ steep**2)), law.rms, flat, off, grows)
+    return Activation(call, math.sqrt(float(weights @ steep**2)), law.rms, flat, off, grows, call.op in BOUNDED)
 
 
 def _named(node: fx.Node, name: str) -> fx.Node:

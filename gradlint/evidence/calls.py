@@ -125,6 +125,11 @@ class Ops:
         """Such as ``float32``; empty where it is no tensor."""
         return step(self._nodes[name]).dtype or ""
 
+    @property
+    def output_size(self) -> int:
+        """Entries of the model's output."""
+        return math.prod(step(self._nodes[self._traced.output]).shape or ())
+
     def given(self, name: str) -> bool:
         """An input has a part in it."""
         waiting, seen = [self._nodes[name]], {name}

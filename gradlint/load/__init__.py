@@ -10,20 +10,22 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gradlint.errors import LoadError
-from gradlint.load import exported, huggingface, importpath, pickled, pyfile
+from gradlint.load import exported, huggingface, importpath, notebook, pickled, pyfile
 from gradlint.load.arguments import parse_arguments
+from gradlint.load.lightning import recipe_of
 from gradlint.load.loaded import Loaded
 from gradlint.load.script import capture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["LOADERS", "Loaded", "capture", "load", "parse_arguments"]
+__all__ = ["LOADERS", "Loaded", "capture", "load", "parse_arguments", "recipe_of"]
 
 LOADERS: tuple[Callable[[str, Mapping[str, Any]], list[Loaded] | None], ...] = (
     pickled.load,
     exported.load,
     huggingface.load,
+    notebook.load,
     pyfile.load,
     importpath.load,
 )
@@ -50,5 +52,5 @@ def load(target: str, arguments: Mapping[str, Any] = _NONE) -> list[Loaded]:
     raise LoadError(
         f"cannot tell what {target!r} is",
         target=target,
-        hint="targets are model.py, model.py:name, package.module:factory and config.json of Hugging Face",
+        hint="targets are model.py, model.py:name, package.module:factory, net.ipynb, config.json of Hugging Face and net.pt2",
     )

@@ -58,7 +58,8 @@ def read(path: Path, target: str) -> Archive:
         with zipfile.ZipFile(path) as file:
             return _archive(_Members(file, path, target))
     except FileNotFoundError as error:
-        raise LoadError(f"no such file: {path}", target=target) from error
+        hint = "paths are relative to the folder that gradlint runs in"
+        raise LoadError(f"no such file: {path}", target=target, hint=hint) from error
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError, json.JSONDecodeError) as error:
         hint = "a .pt2 file is what torch.export.save writes"
         raise LoadError(f"{path} cannot be read: {error}", target=target, hint=hint) from error

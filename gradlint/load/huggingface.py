@@ -57,11 +57,13 @@ def _read(path: Path, target: str) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
-        raise LoadError(f"no such file: {path}", target=target) from error
+        hint = "paths are relative to the folder that gradlint runs in"
+        raise LoadError(f"no such file: {path}", target=target, hint=hint) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path} cannot be read: {error}", target=target) from error
+        raise LoadError(f"{path} cannot be read: {error}", target=target, hint="it should be JSON in UTF-8") from error
     except json.JSONDecodeError as error:
-        raise LoadError(f"{path} is not JSON: {error.msg}", target=target, where=f"{path}:{error.lineno}") from error
+        where, hint = f"{path}:{error.lineno}", "it should be as save_pretrained writes it"
+        raise LoadError(f"{path} is not JSON: {error.msg}", target=target, where=where, hint=hint) from error
     if isinstance(data, dict) and ("architectures" in data or "model_type" in data):
         return data
     if isinstance(data, dict) and "architecture" in data:
@@ -95,9 +97,9 @@ def _loaded(library: Any, name: str, data: Mapping[str, Any], arguments: Mapping
     for field in arguments:
         if field not in known:
             close = difflib.get_close_matches(field, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else ""
+            hint = f"did you mean {close[0]!r}?" if close else "see the documentation of its configuration"
             raise LoadError(f"the configuration of {name} has no {field!r}", target=target, hint=hint)
-    return Loaded(name, partial(_built, model, {**data, **arguments}, path, target), None, str(path))
+    return Loaded(name, partial(_built, model, {**data, **arguments}, path), None, str(path))
 
 
 def _unknown(library: Any, what: str, data: Mapping[str, Any], path: Path, target: str) -> LoadError:
@@ -113,7 +115,7 @@ def _configured(model: Any, data: Mapping[str, Any]) -> Any:
     return model.config_class.from_dict(dict(data))
 
 
-def _built(model: Any, data: dict[str, Any], path: Path, target: str) -> nn.Module:
+def _built(model: Any, data: dict[str, Any], path: Path) -> nn.Module:
     try:
         with running(str(path.resolve().parent), str(path)), _offline():
             made: nn.Module = model(_configured(model, data))
@@ -121,7 +123,7 @@ def _built(model: Any, data: dict[str, Any], path: Path, target: str) -> nn.Modu
     except (Exception, SystemExit) as error:
         hint = "the file may be of another version of transformers, or need a package that is not installed"
         message = f"{model.__name__} cannot be built from {path}: {reason(error)}"
-        raise BuildError(message, target=target, hint=hint) from error
+        raise BuildError(message, hint=hint) from error
 
 
 @contextmanager

@@ -39,10 +39,11 @@ def load(target: str, arguments: Mapping[str, Any]) -> list[Loaded] | None:
     if not path.exists():
         siblings = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f"did you mean {path.with_name(close[0])}?" if close else ""
+        hint = f"did you mean {path.with_name(close[0])}?" if close else "paths are relative to the folder that gradlint runs in"
         raise LoadError(f"no such file: {text}", target=target, hint=hint)
     if path.suffix != ".py":
-        raise LoadError(f"{text} is not a Python file", target=target)
+        hint = "files may be Python (.py), notebooks (.ipynb), exported programs (.pt2) and config.json of Hugging Face"
+        raise LoadError(f"{text} is not a Python file", target=target, hint=hint)
     file, folder = str(path), str(path.resolve().parent)
     module = _import(path, target)
     if name:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradlint.moments import Array, Moments, from_pairs, informed, levels, pairs_of, spread
-from gradlint.twotime import Even, Known, Table, in_unit, pooled
+from gradlint.twotime import Even, Known, Table, in_unit
 
 __all__ = ["law_of", "law_of_step", "rows_of_gate", "step_of", "table_of"]
 
@@ -55,7 +55,8 @@ def law_of(table: Table, shape: tuple[int, int, int], means: Array | None = None
     Args:
         means: of an entry, by step; None: zero, for a gradient, which may be in a unit of its own.
     """
-    same, differ, unit = pooled(table, None if means is None else 0)
+    found = table.pooled() if means is None else table.pooled().at(0)
+    same, differ, unit = found.same, found.differ, found.unit
     m = np.zeros(1) if means is None else means
     n = len(m)
     squares = float((m**2).mean()), float((m.sum() ** 2 - (m**2).sum()) / (n * (n - 1))) if n > 1 else float((m**2).mean())

@@ -59,15 +59,21 @@ class Layer:
 
 
 class Cell:
-    """Steps of one layer in a sketch; the state after each is in ``states``, that whose gradient is followed."""
+    """Steps of one layer in a sketch; ``states`` holds the state after each that a gate keeps, or the only one.
 
-    def __init__(self, sketch: Sketch, layer: Layer, batch: int) -> None:
+    Args:
+        state: its law before the first step; zero if None.
+    """
+
+    def __init__(self, sketch: Sketch, layer: Layer, batch: int, state: Moments | None = None) -> None:
         self.sketch, self.layer = sketch, layer
         self.shape = (batch, layer.hidden)
         self.states: list[str] = []
         self.gate: fx.Node | None = None
-        self.hidden = sketch.leaf(Moments.zeros((batch, layer.out)))
-        self.cell = sketch.leaf(Moments.zeros(self.shape))
+        first = sketch.leaf(Moments.zeros(self.shape) if state is None else state)
+        two = KINDS[layer.kind].gates == 4  # a hidden state beside the one that is kept
+        self.hidden = sketch.leaf(Moments.zeros((batch, layer.out))) if two else first
+        self.cell = first
 
     def step(self, x: fx.Node) -> fx.Node:
         """One step; the output."""

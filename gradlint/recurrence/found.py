@@ -14,9 +14,9 @@ from gradlint.moments import Moments, concat, product
 from gradlint.recurrence.body import Cycle, find_bodies
 from gradlint.recurrence.cells import KINDS, Kept, Layer, default_layer
 from gradlint.recurrence.curve import Curve
-from gradlint.recurrence.matrix import Powers, powers_of
+from gradlint.recurrence.matrix import Powers, independent, powers_of
 from gradlint.recurrence.reading import bypassed, kept_share, starved
-from gradlint.recurrence.trial import FEWEST, Settled, Trial, length
+from gradlint.recurrence.trial import FEWEST, Trial, length
 from gradlint.recurrence.unroll import measured, unrolled
 from gradlint.trace.graph import op_name, step
 
@@ -117,9 +117,10 @@ def _leaves(flowed: Flowed) -> Iterator[Recurrence]:
                 if number > 0 and _alike(layer, layers[0]):
                     outputs.append(outputs[0])
                     continue
-                settled = trial.run(layer)
-                outputs.append(settled.output)
-                yield from _of_cell(trial, layer, settled, _Place(path, "sequence", steps, calls_, calls_))
+                recurrence, output = _of_cell(trial, layer, _Place(path, "sequence", steps, calls_, calls_))
+                outputs.append(output)
+                if recurrence is not None:
+                    yield recurrence
             known = [output for output in outputs if output is not None]
             if len(known) < len(ways):
                 break
@@ -151,28 +152,36 @@ class _Place(NamedTuple):
     members: tuple[str, ...]
 
 
-def _of_cell(trial: Trial, layer: Layer, settled: Settled, place: _Place) -> Iterator[Recurrence]:
+def _of_cell(trial: Trial, layer: Layer, place: _Place) -> tuple[Recurrence | None, Moments | None]:
+    """The recurrence of a layer, and the law of what it passes on in one step."""
+    kind, matrix, slope = KINDS[layer.kind], layer.records["weight_hh"], 0.0
+    powers = powers_of(matrix.law, _powers(place.steps)) if kind.gates == 1 else None
+    plain = layer if powers is None else Layer(layer.kind, {**layer.records, "weight_hh": independent(matrix)})
+    settled, rectified = trial.run(plain), layer.kind == "RNN_RELU"
     curve = settled.curve
     if curve is None:
-        return
-    kind, matrix, slope = KINDS[layer.kind], layer.records["weight_hh"], 0.0
-    powers = powers_of(matrix.law, _powers(place.steps, curve)) if kind.gates == 1 else None
-    rectified = layer.kind == "RNN_RELU"
+        return None, settled.output
     if powers is not None:
         curve, slope = _with_powers(curve, powers, rectified=rectified)
     names = (matrix.name, *(r.name for name, r in layer.records.items() if name in ("bias_hh", "weight_hr")))
-    yield Recurrence(
+    left_out = starved(trial.flowed, place.nodes, curve.at(place.steps))
+    recurrence = Recurrence(
         place.module, layer.kind, place.along, names, place.steps, curve, place.nodes, place.members, settled.keeps,
-        kind.keeper is not None, rectified, layer, (), powers, slope, starved(trial.flowed, place.nodes, curve.at(place.steps)), trial,
+        kind.keeper is not None, rectified, layer, (), powers, slope, left_out, trial,
     )  # fmt: skip
+    return recurrence, settled.output
 
 
-def _powers(steps: int, curve: Curve) -> int:
-    return min(max(steps, len(curve.bits) - 1), _POWERS)
+def _powers(steps: int) -> int:
+    return min(max(steps, _EXACT), _POWERS)
 
 
 def _with_powers(curve: Curve, powers: Powers, *, rectified: bool) -> tuple[Curve, float]:
-    """The growth that the matrix's own powers give, and what the activations take of it per step."""
+    """The growth that the matrix's own powers give, and what the activations take of it per step.
+
+    Args:
+        curve: with the law of independent entries in place of the matrix.
+    """
     if rectified and powers.diagonal > 0.5:
         # Units that feed themselves (Le et al. 2015): one that is active stays so. Half of them, not a half anew at each step.
         return Curve(tuple(b - 0.5 * (k > 0) for k, b in enumerate(powers.bits))), 0.0
@@ -191,33 +200,37 @@ def _loops(flowed: Flowed) -> Iterator[Recurrence]:
         every = tuple(node.name for offset in cycle.offsets for node in cycle.instances(offset))
         cell = _cell(flowed, cycle, module)
         if cell is not None:
-            trial, layer = cell
-            yield from _of_cell(trial, layer, trial.run(layer), _Place(module, along, cycle.body.steps, nodes, every))
+            recurrence, _ = _of_cell(*cell, _Place(module, along, cycle.body.steps, nodes, every))
         else:
-            yield from _of_loop(flowed, cycle, _Place(module, along, cycle.body.steps, nodes, every))
+            recurrence = _of_loop(flowed, cycle, _Place(module, along, cycle.body.steps, nodes, every))
+        if recurrence is not None:
+            yield recurrence
 
 
-def _of_loop(flowed: Flowed, cycle: Cycle, place: _Place) -> Iterator[Recurrence]:
+def _of_loop(flowed: Flowed, cycle: Cycle, place: _Place) -> Recurrence | None:
     body, members = cycle.body, [cycle.body.node(offset) for offset in cycle.offsets]
-    needed = set(cycle.offsets).union(*(nx.ancestors(body.template, offset) for offset in cycle.offsets))
-    exact = place.along == "depth" and body.steps <= _EXACT and body.steps * len(needed) <= _LARGE
-    sketch = unrolled(cycle, flowed, body.steps if exact else length(len(needed)))
-    bits = () if sketch is None else measured(sketch.flow(sketch.states[-1]), sketch.states)
-    if len(bits) < FEWEST:
-        return
-    curve, slope = Curve(bits), 0.0
     records = [flowed.traced.parameters[name] for name in cycle.shared if name in flowed.traced.parameters]
     records.sort(key=lambda record: -len(record.shape))
     matrices = [record for record in records if len(record.shape) > 1]
     bypass = bypassed(cycle, matrices)
+    alone = matrices[0] if len(matrices) == 1 and not bypass else None
+    powers = None if alone is None else powers_of(alone.law, _powers(body.steps))
+    needed = set(cycle.offsets).union(*(nx.ancestors(body.template, offset) for offset in cycle.offsets))
+    exact = place.along == "depth" and body.steps <= _EXACT and body.steps * len(needed) <= _LARGE
+    instead = {} if alone is None or powers is None else {name: independent(alone) for name in alone.names}
+    sketch = unrolled(cycle, flowed, body.steps if exact else length(len(needed)), instead)
+    bits = () if sketch is None else measured(sketch.flow(sketch.states[-1]), sketch.states)
+    if len(bits) < FEWEST:
+        return None
+    curve, slope = Curve(bits), 0.0
     rectified = {op_name(node) for node in members} & _ACTIVATIONS == {"relu"}
-    powers = powers_of(matrices[0].law, _powers(body.steps, curve)) if len(matrices) == 1 and not bypass else None
     if powers is not None:
         curve, slope = _with_powers(curve, powers, rectified=rectified)
     names = tuple(record.name for record in records)
-    yield Recurrence(
+    left_out = starved(flowed, place.nodes, curve.at(place.steps))
+    return Recurrence(
         place.module, "loop", place.along, names, place.steps, curve, place.nodes, place.members, kept_share(flowed, cycle),
-        bypass, rectified, None, cycle.untied, powers, slope, starved(flowed, place.nodes, curve.at(place.steps)),
+        bypass, rectified, None, cycle.untied, powers, slope, left_out,
     )  # fmt: skip
 
 

@@ -8,14 +8,23 @@ Embree 2005, ch. 14-16), a diagonal one keeps the units apart.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from gradlint.moments import Moments
+from gradlint.trace.graph import ParameterRecord
 from gradlint.trace.law import Law
 
-__all__ = ["Powers", "powers_of"]
+__all__ = ["Powers", "independent", "powers_of"]
+
+
+def independent(record: ParameterRecord) -> ParameterRecord:
+    """A matrix with the law of independent entries of the same mean square: what its powers are measured against."""
+    moments = Moments.iid(record.shape, 0.0, record.law.moments.q)
+    return replace(record, law=replace(record.law, kind="normal", mean=0.0, std=moments.rms, moments=moments))
+
 
 _LARGEST = 1024  # entries per side; larger ones are taken by their law
 

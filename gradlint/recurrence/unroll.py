@@ -84,13 +84,16 @@ def measured(flowed: Flowed, states: list[str]) -> tuple[float, ...]:
     return tuple(b - bits[0] for b in bits)
 
 
-def unrolled(cycle: Cycle, flowed: Flowed, steps: int) -> Sketch | None:
+def unrolled(cycle: Cycle, flowed: Flowed, steps: int, instead: Mapping[str, ParameterRecord] | None = None) -> Sketch | None:
     """``steps`` steps of a recurrence; None where something that it needs is unknown.
 
     What a step is fed with from outside has the law found in the template step, drawn anew at each step if it differed between
     steps. The first state is the one that the first traced step left behind.
+
+    Args:
+        instead: parameters in place of those of the same name.
     """
-    return _Unroller(cycle, flowed, Sketch(flowed.traced)).run(steps)
+    return _Unroller(cycle, flowed, Sketch(flowed.traced), instead or {}).run(steps)
 
 
 @dataclass
@@ -98,6 +101,7 @@ class _Unroller:
     cycle: Cycle
     flowed: Flowed
     sketch: Sketch
+    instead: Mapping[str, ParameterRecord]
     copies: dict[tuple[int, int], fx.Node] = field(default_factory=dict)
     outside: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
@@ -163,7 +167,8 @@ class _Unroller:
         return self._constant(here)
 
     def _record(self, node: fx.Node) -> ParameterRecord:
-        return self.flowed.traced.parameters[str(node.target)]
+        name = str(node.target)
+        return self.instead.get(name) or self.flowed.traced.parameters[name]
 
     def _initial(self, offset: int) -> fx.Node:
         """The state before the first step: where the trace has one, what its first step left behind."""

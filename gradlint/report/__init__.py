@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gradlint.errors import UsageError
 from gradlint.findings import Report
-from gradlint.report import json, text
+from gradlint.report import github, gitlab, json, junit, markdown, rdjson, sarif, text
 from gradlint.report.view import View
 
 __all__ = ["FORMATS", "View", "assign"]
@@ -19,9 +19,16 @@ FORMATS: Mapping[str, Callable[[Report, View], str]] = {
     "full": text.render_full,
     "concise": text.render_concise,
     "json": json.render,
+    "jsonl": json.render_lines,
+    "sarif": sarif.render,
+    "github": github.render,
+    "gitlab": gitlab.render,
+    "junit": junit.render,
+    "rdjson": rdjson.render,
+    "markdown": markdown.render,
 }
 
-_SUFFIXES = {".json": "json", ".txt": "full"}
+_SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".sarif": "sarif", ".xml": "junit", ".md": "markdown", ".txt": "full"}
 
 
 def assign(formats: Sequence[str], files: Sequence[Path]) -> list[tuple[str, Path | None]]:

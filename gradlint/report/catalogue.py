@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol
 
-from gradlint.findings import Severity
+from gradlint.findings import Page, Severity
 
-__all__ = ["Documented", "page", "record", "row", "rows", "summary"]
+__all__ = ["Documented", "page", "page_of", "record", "row", "rows", "summary"]
 
 
 class Documented(Protocol):
@@ -34,6 +34,11 @@ def page(rule: Documented) -> str:
         f"\n\nFormerly {', '.join(rule.formerly)}" if rule.formerly else ""
     )
     return f"# {rule.code} {rule.name}\n\nSeverity: {rule.severity}{notes}\n\n{text}"
+
+
+def page_of(rule: Documented) -> Page:
+    """What a report tells of it."""
+    return Page(rule.code, rule.name, str(rule.severity), summary(rule), page(rule))
 
 
 def record(rule: Documented) -> dict[str, Any]:

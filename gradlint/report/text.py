@@ -119,19 +119,26 @@ def _covered(finding: Finding) -> Iterator[str]:
 
 
 def _models(report: Report, view: View) -> Iterator[Text]:
-    """What a clean model was run on and what was found; of others, what had to be guessed; the assumptions when asked."""
+    """What a clean model was run on and what was found; of others, what had to be guessed or was done without values.
+
+    The assumptions when asked, or where values had to be assumed.
+    """
     for target in report.targets:
         inputs = ", ".join(target.inputs) or "no inputs"
         inputs += {"given": "", "guessed": " (guessed)"}.get(target.inputs_origin, f" ({target.inputs_origin})")
-        if report.findings and not view.verbose:
-            if target.inputs_origin == "guessed":
-                line = f"{_name(target.name, view)}: {inputs}; --input gives others"
+        hybrid = target.rung == "hybrid"
+        inputs += "; hybrid: traced without the values of large weights" if hybrid else ""
+        if report.findings and not view.verbose and not (hybrid and target.assumptions):
+            if hybrid or target.inputs_origin == "guessed":
+                line = (
+                    f"{_name(target.name, view)}: {inputs}{'; --input gives others' if target.inputs_origin == 'guessed' else ''}"
+                )
                 yield from _wrapped(line, "  ", view, (_name(target.name, view), "bold"))
             continue
         gain = target.gain_log2
         found = "" if gain is None else f"; gradient {_times(gain)} from the output to the input{_typical(target)}"
         yield from _wrapped(f"{_name(target.name, view)}: {inputs}{found}", "  ", view, (_name(target.name, view), "bold"))
-        for assumption in target.assumptions if view.verbose else ():
+        for assumption in target.assumptions if view.verbose or hybrid else ():
             yield from _wrapped(f"  = assumed: {assumption}", "    ", view, ("assumed:", "bold"))
 
 

@@ -186,13 +186,15 @@ def _record(model: nn.Module, given: Arguments, laws: Laws, rung: Rung, seed: in
         except Exception as error:
             place = user_line(error.__traceback__)
             text = str(error).strip().partition("\n")[0]
-            raise _ForwardError(f"forward raised {type(error).__name__}: {text}", where=_where(place)) from error
+            hint = "it should run in training mode on these inputs: correct the line, or give others with --input"
+            raise _ForwardError(f"forward raised {type(error).__name__}: {text}", where=_where(place), hint=hint) from error
     for generator in outside:
         nodes.by_chance(f"forward drew from {generator}")
     output = nodes.finish(result)
     if output is None:
         message = "no floating-point output of the model depends on its parameters or inputs"
-        raise TraceError(message, hint="; ".join(nodes.notes))
+        hint = "return a floating-point tensor that parameters take part in, such as logits or a loss"
+        raise TraceError(message, hint="; ".join(nodes.notes) or hint)
     if nodes.unknown:
         rung.missed(nodes.unknown)
         nodes.note(nodes.unknown)

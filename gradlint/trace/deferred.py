@@ -40,12 +40,12 @@ FACTORIES: dict[str, Callable[[torch.Tensor, Mapping[str, Any], Sequence[Any]], 
 """By the name of the operator that makes a tensor from a size: how a tensor of zeros becomes what it returns."""
 
 
-def factory_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[int, ...], torch.dtype] | None:
+def factory_of(args: Sequence[Any], kwargs: Mapping[str, Any], large: int = LARGE) -> tuple[tuple[int, ...], torch.dtype] | None:
     """Shape and dtype of the large, contiguous, real tensor in CPU memory that a factory is asked for; None if of another kind."""
     like = args[0] if isinstance(args[0], torch.Tensor) else None
     sizes = next((a for a in args[:2] if isinstance(a, list | tuple)), None)
     shape = tuple(like.shape) if sizes is None and like is not None else tuple(sizes or ())
-    if math.prod(shape) < LARGE:
+    if math.prod(shape) < large:
         return None
     dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
     device = kwargs.get("device") or ("cpu" if like is None else like.device)
@@ -71,9 +71,11 @@ class Deferred:
 
     Args:
         budget: entries of large tensors that are real.
+        large: entries from which on a tensor counts as large.
     """
 
-    def __init__(self, budget: int = BUDGET) -> None:
+    def __init__(self, budget: int = BUDGET, large: int = LARGE) -> None:
+        self.large = large
         self._reserve = Reserve()
         self._blocks: dict[int, _Block] = {}
         self._budget = budget

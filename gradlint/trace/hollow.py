@@ -148,5 +148,7 @@ def _on_meta(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], dty
 
     twins: Any = map_tensors((tuple(args), dict(kwargs)), twin)
     meta = torch.device("meta")
-    named = {key: meta if key == "device" and value is not None else value for key, value in twins[1].items() if key != "generator"}
+    named = {
+        key: meta if key == "device" and value is not None else value for key, value in twins[1].items() if key != "generator"
+    }
     return func(*twins[0], **named)

@@ -36,9 +36,9 @@ _INDEPENDENT = ("normal", "uniform", "constant", "orthogonal", "bernoulli", "uni
 class Laws:
     """What construction told: the laws of parameters and the lines of modules. Made by :func:`recording`."""
 
-    def __init__(self) -> None:
+    def __init__(self, deferred: Deferred | None = None) -> None:
         self.construction = Construction()
-        self.deferred = Deferred()
+        self.deferred = deferred or Deferred()
         self._storages: dict[int, tuple[StorageWeakRef, Regions]] = {}
         self._draws = 0
 
@@ -231,7 +231,7 @@ def _measured(parameter: torch.Tensor, kind: str = "values") -> Law:
 
 
 @contextmanager
-def recording(file: str | None = None, seed: int = SEED) -> Iterator[Laws]:
+def recording(file: str | None = None, seed: int = SEED, deferred: Deferred | None = None) -> Iterator[Laws]:
     """Watch how models are constructed within the block, with seeded random numbers (restored at the end).
 
     ``torch.compile`` returns its argument within the block.
@@ -239,7 +239,8 @@ def recording(file: str | None = None, seed: int = SEED) -> Iterator[Laws]:
     Args:
         file: counts as the user's source even if it is installed in ``site-packages``.
         seed: of the random numbers; laws do not depend on it.
+        deferred: which tensors need no values.
     """
-    laws = Laws()
+    laws = Laws(deferred)
     with seeded(seed), uncompiled(), owned(file), laws.watching():
         yield laws

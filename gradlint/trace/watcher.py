@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from gradlint.trace.deferred import FACTORIES, LARGE, draw, factory_of
+from gradlint.trace.deferred import FACTORIES, draw, factory_of
 from gradlint.trace.initialisers import Initialiser
 from gradlint.trace.names import RESHAPES, name_of
 from gradlint.trace.private import DispatchMode, is_view_operator, operator_name, storage_key
@@ -75,7 +75,7 @@ class Watcher(DispatchMode):
 
     def _made(self, name: str, args: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
         """A large new tensor, its values put off if there are too many."""
-        asked = factory_of(args, kwargs)
+        asked = factory_of(args, kwargs, self._laws.deferred.large)
         tensor = None if asked is None else self._laws.deferred.make(*asked)
         if tensor is None:
             return None
@@ -120,7 +120,9 @@ class Watcher(DispatchMode):
     ) -> torch.Tensor | None:
         """An operator whose result has a law that follows from those of its arguments."""
         laws = self._laws
-        if name.removesuffix("_") not in LAWFUL or (written is not None and (written not in laws.deferred or not laws.whole(written))):
+        if name.removesuffix("_") not in LAWFUL or (
+            written is not None and (written not in laws.deferred or not laws.whole(written))
+        ):
             return None
         result = written if written is not None else _on_meta(func, args, kwargs)
         if not isinstance(result, torch.Tensor) or not result.is_floating_point():
@@ -137,7 +139,7 @@ class Watcher(DispatchMode):
 
     def _blank(self, like: torch.Tensor) -> torch.Tensor:
         """A tensor like ``like`` in CPU memory, without values if it is large."""
-        made = self._laws.deferred.make(like.shape, like.dtype) if like.numel() >= LARGE else None
+        made = self._laws.deferred.make(like.shape, like.dtype) if like.numel() >= self._laws.deferred.large else None
         return torch.zeros(like.shape, dtype=like.dtype) if made is None else made
 
     def _update(self, name: str, args: Any, kwargs: Mapping[str, Any], result: torch.Tensor) -> None:
@@ -148,7 +150,9 @@ class Watcher(DispatchMode):
             tag = initialiser.law(result) or tag
         if tag is None:
             tag = Tag.unknown()
-        if tag.known or self._laws.knows(result):
+        if name == "_to_copy" and tag.location is not None:  # another dtype, drawn where it was drawn
+            tag = replace(tag, draw=tag.draw or self._laws.next_draw(tag))
+        elif tag.known or self._laws.knows(result):
             label = "" if initialiser is None else initialiser.label
             tag = replace(tag, location=locate() or tag.location, label=label, draw=tag.draw or self._laws.next_draw(tag))
         self._laws.write(result, tag)

@@ -9,7 +9,7 @@ moments of pairs of steps close among themselves, forward (:mod:`~gradlint.twoti
 from gradlint.twotime.cells import CELLS, Cell, Drive
 from gradlint.twotime.gradients import Backward, Seeds, backward
 from gradlint.twotime.layer import Forward, forward
-from gradlint.twotime.tables import Even, Known, Masked, Mirrored, Mixed, Rows, Settled, Table, in_unit, pooled
+from gradlint.twotime.tables import Even, Known, Masked, Mirrored, Mixed, Rows, Settled, Table, in_unit
 
 __all__ = [
     "CELLS",
@@ -29,5 +29,4 @@ __all__ = [
     "backward",
     "forward",
     "in_unit",
-    "pooled",
 ]

@@ -78,6 +78,11 @@ class _Gate:
         self._values, self._slopes = (np.zeros((ORDERS + 1, classes, steps)) for _ in range(2))
         self.means = np.zeros((classes, steps))
 
+    def grow(self, more: int) -> None:
+        """Make room for more steps."""
+        self._std, self.means = (np.pad(x, [(0, 0), (0, more)]) for x in (self._std, self.means))
+        self._values, self._slopes = (np.pad(x, [(0, 0), (0, 0), (0, more)]) for x in (self._values, self._slopes))
+
     def step(self, mean: Array, table: Array) -> tuple[Array, Array]:
         """Pair moments of values and of slopes, from the covariances of the pre-activation (2, classes, t + 1)."""
         t = table.shape[-1] - 1
@@ -121,9 +126,20 @@ class Cell:
     open: ClassVar[bool] = False
     """What is shown is the memory itself."""
 
+    def grow(self, steps: int) -> None:
+        """Make room for more steps."""
+        more = steps - self.steps
+        self.steps = steps
+        self.q = np.pad(self.q, [(0, 0), (0, more), (0, more)])
+        self.memory = np.pad(self.memory, [(0, 0), (0, 0), (0, more), (0, more)])
+        self._means = np.pad(self._means, [(0, 0), (0, more)])
+        for gate in self._gates:
+            gate.grow(more)
+
     def __post_init__(self) -> None:
         n, m = self.steps, len(self.weights)
-        self._gates = [_Gate(curve, m, n) for curve in self.curves]
+        last = len(self.curves) if self.carrier is None else 4  # only what carries the memory, and it itself, differ by class
+        self._gates = [_Gate(curve, m if k in (self.carrier, last) else 1, n) for k, curve in enumerate(self.curves)]
         self.q = np.zeros((2, n + 1, n + 1))
         self.memory = np.zeros((2, m, n + 1, n + 1))
         self.q[:, 0, 0] = self.initial[0]
@@ -134,10 +150,10 @@ class Cell:
     def _gate(self, k: int, x: Array, t: int) -> tuple[Array, Array]:
         drive = self.drives[k]
         table = (drive.x * x + drive.h * self.q[:, t, : t + 1] + sum(drive.var))[:, None]
-        table, mean = np.repeat(table, len(self.weights), 1), np.full(len(self.weights), sum(drive.mean))
-        if k == self.carrier and len(self.weights) > 1:
-            mean, table = mean + self.offsets, table - float(self.weights @ self.offsets**2)
-        return self._gates[k].step(mean, table)
+        if k != self.carrier:
+            return self._gates[k].step(np.array([sum(drive.mean)]), table)
+        table = np.repeat(table - float(self.weights @ self.offsets**2), len(self.weights), 1)
+        return self._gates[k].step(sum(drive.mean) + self.offsets, table)
 
     def _kept(self, t: int, h: Array, memory: Array) -> None:
         self.q[:, t + 1, 1 : t + 2] = self.q[:, 1 : t + 2, t + 1] = self.projected[0] * h
@@ -152,6 +168,7 @@ class Cell:
             carry: its pair moments.
             cross: what of it multiplies the two mixed moments.
         """
+        new = np.broadcast_to(new, carry.shape)
         gathered = scanned(new, keeps)  # E[m_t' n_t], the latest step last
         before = gathered[..., t - 1 : t] if t else np.zeros_like(gathered)
         earlier = np.concatenate([self._gathered, before], -1)
@@ -184,8 +201,8 @@ class Rnn(Cell):
         hidden = np.tensordot(self.weights, values, (0, 1))
         self._kept(t, hidden, values)
         nothing = np.zeros(len(self.weights))
-        return Row(hidden, float(self.weights @ self._gates[0].means[:, t]), nothing, np.zeros_like(values), np.ones_like(values),
-                   [slopes], [slopes])  # fmt: skip
+        mean, to = float(self.weights @ self._gates[0].means[:, t]), [slopes]
+        return Row(hidden, mean, nothing, np.zeros_like(values), np.ones_like(values), to, to)
 
 
 class ReluRnn(Rnn):
@@ -209,7 +226,7 @@ class Lstm(Cell):
         hidden = np.tensordot(self.weights, o * c, (0, 1))
         self._kept(t, hidden, memory)
         mean = float(self.weights @ (self._gates[3].means[:, t] * self._gates[4].means[:, t]))
-        to = [i_ * g, f_ * before, i * g_, o_ * c]
+        to = [np.broadcast_to(x, memory.shape) for x in (i_ * g, f_ * before, i * g_, o_ * c)]
         return Row(hidden, mean, keeps[:, t], f, o * c_, to, to)
 
 

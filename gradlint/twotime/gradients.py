@@ -20,13 +20,26 @@ import numpy as np
 from gradlint.moments import Array
 from gradlint.twotime.cells import scanned
 from gradlint.twotime.layer import Forward
-from gradlint.twotime.tables import Rows, Settled, Stretch, Table, in_unit
+from gradlint.twotime.tables import Rows, Settled, Stretch, Table, highest, in_unit
 
-__all__ = ["Backward", "Seeds", "Sum", "backward"]
+__all__ = ["Backward", "Seeds", "Sum", "backward", "extrapolated"]
 
 _FAR = 2.0**200
 _SMALL = 1e-9
 """Pairs of steps that have less in common, as far as it reaches back, are forgotten."""
+
+
+_LOOK = 24
+"""Steps after which it is tried to tell the others from them."""
+
+_WORTH = 8
+"""Steps that are not worth skipping."""
+
+_STILL = 1e-6
+"""Change in bits per step where what arrives and what is lost balance."""
+
+_SURE = 0.02
+"""Bits, of a mean square, that the last of the skipped steps may be off by."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +72,12 @@ class Sum:
     @staticmethod
     def of(terms: Sequence[Stretch], size: int) -> Sum:
         """Of stretches in units of their own."""
-        top = max((unit + math.frexp(float(np.abs(x).max()))[1] // 2 for x, unit in terms if x.any()), default=0)
-        return Sum(sum((in_unit(term, top) for term in terms), np.zeros(size)), top)
+        if not terms:
+            return Sum(np.zeros(size), 0)
+        numbers, units = np.stack([x for x, _ in terms]), [unit for _, unit in terms]
+        top = highest(np.abs(numbers).max(1), units)
+        with np.errstate(under="ignore"):
+            return Sum(np.ldexp(numbers, 2 * (np.array(units) - top)[:, None]).sum(0), top)
 
 
 @dataclass(frozen=True)
@@ -84,8 +101,10 @@ class Backward:
 def backward(fw: Forward, seeds: Seeds, batch: int) -> Backward:
     """Run back through a layer."""
     run = _Run(fw, seeds, batch)
-    for t in range(fw.x.steps - 1, -1, -1):
+    t = fw.x.steps - 1
+    while t >= 0:
         run.step(t)
+        t = run.skip(t) - 1
     state, memory = run.initial()
     size = 4 * len(fw.cell.drives) + 1
     return Backward(Rows(run.rows, run.units), Sum.of(run.sums, size), Sum.of([state], 2), Sum.of([memory], 2))
@@ -101,23 +120,21 @@ class _Run:
         self._memory = self._mixed = np.zeros((self._kinds, classes, 0))
         self._shown = np.zeros((self._kinds, 0))
         self._unit = 0
+        self._sent = np.zeros((self._kinds, 0))
+        self._x_back, self._h_back = (np.array([getattr(d, side) for d in fw.cell.drives]) for side in ("x_back", "h_back"))
+        self._levels, self._look = list[float](), _LOOK
         self.rows: list[Array] = [np.zeros((1, 0))] * fw.x.steps
         self.units = [0] * fw.x.steps
         self.sums: list[Stretch] = []
 
-    def _gates(self, to: Sequence[Settled], t: int, lags: int) -> list[Array]:
-        """Pair moments of the gradients at every gate's pre-activation, averaged over classes: shape (kinds, lags) each."""
-        cell, out = self._fw.cell, []
-        for table, behind in zip(to, cell.behind, strict=True):
-            factor = table.row(t, lags)[: self._kinds]
-            g = self._shown[:, None] * cell.projected[1] if behind else self._memory
-            out.append(np.einsum("c,scn->sn", cell.weights, factor * g))
-        return out
-
-    def _from_gates(self, t: int) -> Array:
-        """What the step t sends to the state before it."""
-        gates = self._gates(self._fw.to_h, t, self._shown.shape[-1])
-        return np.asarray(sum(d.h_back * g for d, g in zip(self._fw.cell.drives, gates, strict=True)))
+    def _gates(self, to: Settled, t: int, lags: int) -> Array:
+        """Pair moments of the gradients at every gate's pre-activation, averaged over classes: shape (gates, kinds, lags)."""
+        cell, factor = self._fw.cell, to.row(t, lags)[:, : self._kinds]
+        out = np.einsum("gscn,scn->gsn", factor, self._memory)
+        for gate, behind in enumerate(cell.behind):
+            if behind:
+                out[gate] = factor[gate].sum(1) * self._shown * cell.projected[1]
+        return np.asarray(out)
 
     def _keeps(self, start: int, n: int) -> Array:
         keeps = self._fw.keeps
@@ -151,9 +168,7 @@ class _Run:
         fw, last = self._fw, t == self._fw.x.steps - 1
         n = min(self._memory.shape[-1] + 1, fw.x.steps - t)
         sent = np.zeros((self._kinds, n))
-        if not last:
-            before = self._from_gates(t + 1)
-            sent[:, : before.shape[-1]] = before
+        sent[:, : self._sent.shape[-1]] = self._sent
         if self._seeds.output is not None:
             n = max(n, self._seeds.output.reach(t))
             sent = _padded(sent, n) + in_unit(self._seeds.output.ahead(t, n), self._unit)[: self._kinds]
@@ -179,27 +194,78 @@ class _Run:
             self._unit += shift
             self._memory, self._mixed, self._shown = (np.ldexp(x, -2 * shift) for x in (self._memory, self._mixed, self._shown))
 
+    def skip(self, t: int) -> int:
+        """Continue to where steps differ by the growth per step that the last ones tell; returns the last step that is done."""
+        seeds, level = self._seeds.output, float(np.abs(self._memory[..., 0]).max(initial=0.0))
+        self._levels.append(math.log2(level) + 2 * self._unit if level > 0.0 else -math.inf)
+        end = max(self._fw.keeps.shape[1], self._fw.x.rests, 0 if seeds is None else seeds.steady(t))
+        steps = t - end
+        if steps < _WORTH or len(self._levels) < self._look:
+            return t
+        if seeds is not None and seeds.ahead(t, 1)[0].any():
+            growth = np.zeros(steps) if abs(self._levels[-1] - self._levels[-2]) < _STILL else None
+        else:
+            growth = extrapolated(np.array(self._levels[-(self._look // 2) - 1 :]), len(self._levels) - 1, steps)
+        self._look = 2 * len(self._levels)
+        if growth is None:
+            return t
+        bits = np.cumsum(growth) / 2
+        whole = np.floor(bits)
+        sums, unit = self.sums[-1][0], self._unit
+        for k, (size, factor) in enumerate(zip(whole, 4.0 ** (bits - whole), strict=True), 1):
+            self.rows[t - k], self.units[t - k] = self.rows[t] * factor, unit + int(size)
+            self.sums.append((sums * factor, unit + int(size)))
+        self._memory, self._mixed, self._shown, self._sent = (
+            x * factor for x in (self._memory, self._mixed, self._shown, self._sent)
+        )
+        self._unit, self._levels = self.units[end], []
+        return end
+
     def _record(self, t: int) -> None:
         fw, n = self._fw, self._shown.shape[-1]
-        at_x, at_h = (self._gates(to, t, n) for to in (fw.to_x, fw.to_h))
-        self.rows[t] = np.asarray(sum(d.x_back * g for d, g in zip(fw.cell.drives, at_x, strict=True)))
+        at_x = self._gates(fw.to_x, t, n)
+        at_h = at_x if fw.to_x is fw.to_h else self._gates(fw.to_h, t, n)
+        self.rows[t], self._sent = np.tensordot(self._x_back, at_x, 1), np.tensordot(self._h_back, at_h, 1)
         self.units[t] = self._unit
         pairs = np.full((self._kinds, n), 2.0 * self._batch)
         pairs[:, 0] = self._batch
         pairs[1:] *= self._batch - 1
-        x, h = fw.x.ahead(t, n)[0][: self._kinds], fw.states.row(t, n)[: self._kinds]
-        terms = [(pairs * g * y).sum() for gates, y in ((at_x, x), (at_h, h), (at_x, 1.0), (at_h, 1.0)) for g in gates]
-        raw = fw.hidden.row(t, n)[: self._kinds]
-        self.sums.append((np.array([*terms, (pairs * self._shown * raw).sum()]), self._unit))
+        x, h, raw = (y[: self._kinds] for y in (fw.x.ahead(t, n)[0], fw.states.row(t, n), fw.hidden.row(t, n)))
+        to_x, to_h = (np.tensordot(g, np.stack([pairs * y, pairs]), ((1, 2), (1, 2))) for g, y in ((at_x, x), (at_h, h)))
+        own = [(pairs * self._shown * raw).sum()]
+        self.sums.append((np.concatenate([to_x[:, 0], to_h[:, 0], to_x[:, 1], to_h[:, 1], own]), self._unit))
 
     def initial(self) -> tuple[Stretch, Stretch]:
         """Mean squares at the initial state and memory."""
-        cell, sent = self._fw.cell, self._from_gates(0)
+        cell, sent = self._fw.cell, self._sent
         if cell.carrier is None:
             return (_two(sent[:, 0]), self._unit), (np.zeros(2), 0)
         self._advance(-1, sent, np.full(self._memory.shape, float(cell.open)), None)
         memory = _two(np.einsum("c,sc->s", cell.weights, self._memory[..., 0]))
         return (memory if cell.open else _two(sent[:, 0]), self._unit), (memory, self._unit)
+
+
+def extrapolated(levels: Array, last: int, steps: int) -> Array | None:
+    """Growth in bits of the next steps; None where the last ones do not tell it.
+
+    Per step it is ``A + B/k + C/k²`` after k steps: powers of ``aI + gG`` grow as ``(a + g)^k/√k``.
+
+    Args:
+        levels: of the last steps, in bits.
+        last: number of steps before the last of them.
+        steps: how many are to come.
+    """
+    if not np.isfinite(levels).all():
+        return None
+    growth, half = np.diff(levels), (len(levels) - 1) // 2
+    inverse = 1.0 / np.arange(last - len(growth) + 1, last + 1)
+    powers = np.stack([np.ones_like(inverse), inverse, inverse**2], 1)
+    first, second, whole = (
+        np.linalg.lstsq(powers[part], growth[part])[0] for part in (slice(half), slice(half, None), slice(None))
+    )
+    ahead = 1.0 / np.arange(last + 1, last + steps + 1)
+    found = [c[0] + c[1] * ahead + c[2] * ahead**2 for c in (first, second, whole)]
+    return found[2] if abs((found[0] - found[1]).sum()) < _SURE else None
 
 
 def _two(x: Array) -> Array:

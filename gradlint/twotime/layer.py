@@ -16,6 +16,9 @@ __all__ = ["Forward", "forward"]
 _SETTLED = 1e-4
 """Relative change per step below which a layer has come to rest."""
 
+_ROOM = 32
+"""Steps that there is room for at first."""
+
 _MOST = 400
 """Steps after which it is taken to be at rest."""
 
@@ -32,7 +35,7 @@ class Forward:
         keeps: means of the carrying gate, shape (classes, n).
         carry: its pair moments.
         shown: of ``∂h/∂m``.
-        to_x: of every gate's ``∂m/∂u``, on the input's side.
+        to_x: of every gate's ``∂m/∂u``, on the input's side, times the shares of the classes; shape (gates, 2, classes, n, n).
         to_h: likewise on the state's side.
     """
 
@@ -44,8 +47,8 @@ class Forward:
     keeps: Array
     carry: Settled
     shown: Settled
-    to_x: list[Settled]
-    to_h: list[Settled]
+    to_x: Settled
+    to_h: Settled
 
     @property
     def last_memory(self) -> Array:
@@ -62,8 +65,10 @@ def forward(make: Callable[[int], Cell], x: Table) -> Forward:
         x: pair moments of an entry of the input.
     """
     room = min(x.steps, _MOST)
-    cell, rows = make(room), list[Row]()
+    cell, rows = make(min(room, _ROOM)), list[Row]()
     for t in range(room):
+        if t == cell.steps:
+            cell.grow(min(room, 4 * t))
         rows.append(cell.row(x.behind(t, t + 1)[0][:, ::-1], t))
         if t >= min(x.rests, room) and t > 3 and _still(rows):
             break
@@ -75,9 +80,11 @@ def forward(make: Callable[[int], Cell], x: Table) -> Forward:
             out[..., t, : t + 1] = out[..., : t + 1, t] = pick(row)
         return Settled(out, x.steps)
 
-    def tables(pick: Callable[[Row], list[Array]]) -> list[Settled]:
-        return [table(lambda row, k=k: pick(row)[k]) for k in range(len(pick(rows[0])))]  # type: ignore[misc]
+    def gates(pick: Callable[[Row], list[Array]]) -> Settled:
+        return table(lambda row: np.stack(pick(row)) * cell.weights[:, None])
 
+    to_x = gates(lambda row: row.to_x)
+    alike = rows[0].to_x is rows[0].to_h
     return Forward(
         cell,
         x,
@@ -87,8 +94,8 @@ def forward(make: Callable[[int], Cell], x: Table) -> Forward:
         np.stack([row.keeps for row in rows], -1),
         table(lambda row: row.carry),
         table(lambda row: row.shown),
-        tables(lambda row: row.to_x),
-        tables(lambda row: row.to_h),
+        to_x,
+        to_x if alike else gates(lambda row: row.to_h),
     )
 
 

@@ -18,7 +18,21 @@ import numpy.typing as npt
 
 from gradlint.moments import Array
 
-__all__ = ["Even", "Known", "Masked", "Mirrored", "Mixed", "Rows", "Settled", "Stretch", "Table", "in_unit", "pooled"]
+__all__ = [
+    "Even",
+    "Known",
+    "Masked",
+    "Mirrored",
+    "Mixed",
+    "Pooled",
+    "Rows",
+    "Settled",
+    "Stretch",
+    "Table",
+    "highest",
+    "in_unit",
+    "log2_rms",
+]
 
 Stretch = tuple[Array, int]
 """Numbers and their unit."""
@@ -29,6 +43,30 @@ def in_unit(stretch: Stretch, unit: int) -> Array:
     numbers, own = stretch
     with np.errstate(over="ignore", under="ignore"):
         return numbers if own == unit else np.ldexp(numbers, 2 * (own - unit))
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Averages of a table, within a sample and across two: ``numbers · 4^unit``.
+
+    Args:
+        same: over steps.
+        differ: over pairs of two different steps.
+    """
+
+    same: Array
+    differ: Array
+    unit: int
+
+    def at(self, unit: int) -> Pooled:
+        """In another unit."""
+        return Pooled(in_unit((self.same, self.unit), unit), in_unit((self.differ, self.unit), unit), unit)
+
+
+def log2_rms(squares: Array) -> Array:
+    """Half the binary logarithm, −∞ of nothing."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(0.5 * np.log2(np.maximum(squares, 0.0)))
 
 
 class Table(ABC):
@@ -55,12 +93,18 @@ class Table(ABC):
         """Pairs in two samples are not all zero."""
         return self._apart()
 
+    def steady(self, t: int) -> int:
+        """The first of the steps up to t since which rows are the same, and no two steps have anything in common."""
+        return self._steady(t)
+
     @property
     def log2(self) -> Array:
         """Binary logarithms of the root mean squares at the steps."""
-        own = [self.ahead(t, 1) for t in range(self.steps)]
-        with np.errstate(divide="ignore"):
-            return np.array([0.5 * np.log2(max(float(x[0, 0]), 0.0)) + unit for x, unit in own])
+        return self._log2()
+
+    def pooled(self) -> Pooled:
+        """Averages over steps and over pairs of two different steps."""
+        return self._pooled()
 
     @abstractmethod
     def _ahead(self, t: int, n: int) -> Stretch: ...
@@ -73,6 +117,17 @@ class Table(ABC):
 
     def _apart(self) -> bool:
         return True
+
+    def _steady(self, t: int) -> int:
+        return t
+
+    def _log2(self) -> Array:
+        return log2_rms(np.array([self.ahead(t, 1)[0][0, 0] for t in range(self.steps)]))
+
+    def _pooled(self) -> Pooled:
+        rows = [self.ahead(t, self.steps - t)[0] for t in range(self.steps)]
+        pairs = max(self.steps * (self.steps - 1), 1)
+        return Pooled(sum(row[:, 0] for row in rows) / self.steps, sum(2 * row[:, 1:].sum(1) for row in rows) / pairs, 0)
 
 
 @dataclass
@@ -100,6 +155,10 @@ class Even(Table):
 
     def _reach(self, t: int) -> int:
         return max(self._ends[int(self._owner[t])] - t, 1)
+
+    def _steady(self, t: int) -> int:
+        part = int(self._owner[t])
+        return t if self._ends[part] else sum(self.sizes[:part])
 
     def _apart(self) -> bool:
         return bool(self.same[1].any() or self.differ[1].any())
@@ -164,13 +223,29 @@ class Settled(Table):
         rests = self.table.shape[-1]
         if t + n <= rests:
             return np.asarray(self.table[..., t, t : t + n])
-        known = self.table[..., t, t:] if t < rests else self.table[..., :0, 0]
-        return np.concatenate([known, self._at(np.arange(known.shape[-1], n))], -1)
+        if t >= rests:
+            return np.asarray(self._all[..., :n])
+        return np.concatenate([self.table[..., t, t:], self._all[..., rests - t : n]], -1)
+
+    @cached_property
+    def _all(self) -> Array:
+        """At every lag."""
+        return self._at(np.arange(self.steps))
+
+    def _pooled(self) -> Pooled:
+        n, last = self.table.shape[-1], self.steps
+        ends = np.cumsum(self._all, -1)  # of the lags 0 … l
+        known = np.triu(self.table).sum(-1) if n == last else np.triu(self.table).sum(-1) + ends[..., last - 1 - np.arange(n)]
+        if n < last:
+            known = known - ends[..., n - 1 - np.arange(n)]
+        own = np.concatenate([np.diagonal(self.table, 0, -2, -1), np.repeat(self.lags[..., :1], last - n, -1)], -1)
+        total = known.sum(-1) + ends[..., np.arange(last - n)].sum(-1)
+        return Pooled(own.mean(-1), 2 * (total - own.sum(-1)) / max(last * (last - 1), 1), 0)
 
     def _behind(self, t: int, n: int) -> Stretch:
         if t < self.table.shape[-1]:
             return self.table[..., t, t - n + 1 : t + 1][..., ::-1], 0
-        return self._at(np.arange(n)), 0
+        return self._all[..., :n], 0
 
     def _at(self, lags: npt.NDArray[np.signedinteger[Any]]) -> Array:
         return np.asarray(self.lags[..., np.minimum(lags, self.lags.shape[-1] - 1)])
@@ -194,9 +269,19 @@ class Rows(Table):
     def _reach(self, t: int) -> int:
         return int(self.rows[t].shape[1])
 
+    def _log2(self) -> Array:
+        return log2_rms(self._dense[0, :, 0]) + np.asarray(self.units)
+
+    def _pooled(self) -> Pooled:
+        own, rest = self._dense[..., 0], 2 * self._dense[..., 1:].sum(-1)
+        unit = highest(np.maximum(np.abs(own), np.abs(rest)).max(0), self.units)
+        with np.errstate(under="ignore"):
+            same, differ = (np.ldexp(x, 2 * (np.asarray(self.units) - unit)).sum(-1) for x in (own, rest))
+        return Pooled(same / self.steps, differ / max(self.steps * (self.steps - 1), 1), unit)
+
     @cached_property
     def _dense(self) -> Array:
-        out = np.zeros((2, self.steps, max(row.shape[1] for row in self.rows)))
+        out = np.zeros((2, self.steps, max(1, *(row.shape[1] for row in self.rows))))
         for t, row in enumerate(self.rows):
             out[: len(row), t, : row.shape[1]] = row
         return out
@@ -210,6 +295,12 @@ class Rows(Table):
         with np.errstate(over="ignore", under="ignore"):
             found = np.ldexp(self._dense[:, t - lags, lags], 2 * (units - self.units[t]))
         return _zeros_behind(found, n), self.units[t]
+
+
+def highest(numbers: Array, units: Sequence[int]) -> int:
+    """The unit in which the largest of ``numbers · 4^unit`` is near one."""
+    found = [unit + math.frexp(x)[1] // 2 for x, unit in zip(numbers.tolist(), units, strict=True) if x > 0]
+    return max(found, default=0)
 
 
 def _zeros_behind(x: Array, n: int) -> Array:
@@ -234,6 +325,19 @@ class Mirrored(Table):
         longest = max((row.shape[1] for row in self.table.rows), default=0) if isinstance(self.table, Rows) else self.steps
         return min(longest, self.steps - t)
 
+    def _steady(self, t: int) -> int:
+        if not isinstance(self.table, Even):
+            return t
+        ends = np.cumsum(self.table.sizes)
+        end = int(ends[np.searchsorted(ends, self.steps - 1 - t, side="right")])
+        return self.steps - end if self.table.steady(end - 1) < end - 1 or end == 1 else t
+
+    def _log2(self) -> Array:
+        return self.table.log2[::-1]
+
+    def _pooled(self) -> Pooled:
+        return self.table.pooled()
+
     def _apart(self) -> bool:
         return self.table.apart
 
@@ -257,6 +361,18 @@ class Mixed(Table):
 
     def _reach(self, t: int) -> int:
         return max(table.reach(t) for _, table in self.terms)
+
+    def _steady(self, t: int) -> int:
+        return max(table.steady(t) for _, table in self.terms)
+
+    def _log2(self) -> Array:
+        return 0.5 * np.logaddexp2.reduce([2 * table.log2 + math.log2(w) for w, table in self.terms])
+
+    def _pooled(self) -> Pooled:
+        found = [table.pooled() for _, table in self.terms]
+        unit = max((p.unit for p in found if p.same.any()), default=0)
+        terms = [(w, p.at(unit)) for (w, _), p in zip(self.terms, found, strict=True)]
+        return Pooled(np.asarray(sum(w * p.same for w, p in terms)), np.asarray(sum(w * p.differ for w, p in terms)), unit)
 
     def _apart(self) -> bool:
         return any(table.apart for _, table in self.terms)
@@ -288,6 +404,16 @@ class Masked(Table):
     def _reach(self, t: int) -> int:
         return self.table.reach(t)
 
+    def _steady(self, t: int) -> int:
+        return self.table.steady(t)
+
+    def _log2(self) -> Array:
+        return self.table.log2 + 0.5 * math.log2(self.power)
+
+    def _pooled(self) -> Pooled:
+        p = self.table.pooled()
+        return Pooled(p.same * [self.power, 1.0], p.differ, p.unit)
+
     def _apart(self) -> bool:
         return self.table.apart
 
@@ -301,22 +427,3 @@ class Masked(Table):
 
     def _behind(self, t: int, n: int) -> Stretch:
         return self._times(self.table.behind(t, n))
-
-
-def pooled(table: Table, unit: int | None = None) -> tuple[Array, Array, int]:
-    """Averages over steps and over pairs of two different steps, each within a sample and across two, and their unit.
-
-    Args:
-        unit: the unit to answer in; None: one in which the largest are near one.
-    """
-    rows = [table.ahead(t, table.steps - t) for t in range(table.steps)]
-    if unit is None:
-        ends = [u + math.frexp(float(np.abs(row).max()))[1] // 2 for row, u in rows if row.any()]
-        unit = max(ends, default=0)
-    same, differ = np.zeros(2), np.zeros(2)
-    for row in rows:
-        numbers = in_unit(row, unit)
-        same += numbers[:, 0]
-        differ += 2 * numbers[:, 1:].sum(1)
-    n = table.steps
-    return same / n, differ / max(n * (n - 1), 1), unit

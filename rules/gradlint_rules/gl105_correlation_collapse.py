@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
-from gradlint.rule import LIMITS, Alike, Context, Finding, Location, Rule, Segment, Severity, collapse
+from gradlint.rule import LIMITS, Collapse, Context, Finding, Location, Rule, Segment, Severity, collapse
 
 __all__ = ["CorrelationCollapse"]
+
+_POOLED = 16
+"""Entries of which one is made by a mean that hides what samples have of their own."""
 
 
 class CorrelationCollapse(Rule):
@@ -44,44 +48,54 @@ class CorrelationCollapse(Rule):
 
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
-        limit = LIMITS["collapse"]
-        for axis in ("samples", "positions"):
-            found = [alike for alike in context.likeness if alike.axis == axis]
-            worst = min(found, key=lambda alike: alike.log2, default=None)
-            if worst is None or worst.log2 > limit.warning:
+        limit, symptoms = LIMITS["collapse"], context.symptoms
+        for axis, found in (("samples", symptoms.samples), ("positions", symptoms.tokens)):
+            judged = _before_pooling(context, found)
+            if not judged or judged[-1].log2 > limit.warning:
                 continue
-            crossed = next(alike for alike in found if alike.log2 <= limit.warning)
-            layers = _until(context, worst, axis)
+            crossed = next(at for at in judged if at.log2 <= limit.warning)
+            layers, within = (_until(context, at, axis) for at in (judged[-1], crossed))
             group = _most(context, layers)
             if not group:
                 continue
-            within = len(_until(context, crossed, axis))
             what = "different inputs" if axis == "samples" else "different positions of one input"
-            share = 2.0**worst.log2
+            share = 2.0 ** judged[-1].log2
             yield self.finding(
                 context,
                 context.blamed(group[0]),
                 f"{what} become the same over {len(layers)} layers: their hidden states differ by {share:.1e} of the mean square "
-                f"(1 − ρ)",
+                "(1 − ρ)",
                 module=group[0].module,
                 evidence={
                     "quantity": f"1 − ρ of {axis}",
                     "measured": share,
                     "expected": 2.0**limit.warning,
-                    "log2": worst.log2,
+                    "log2": judged[-1].log2,
                     "layers": len(layers),
-                    "layers_within_limit": within,
+                    "layers_within_limit": len(within) - 1,
                 },
                 instances=[collapse(s.parameter or s.module for s in group)],
-                notes=[f"1 − ρ falls below {2.0**limit.warning:.2g} after {within} of {len(layers)} layers"],
-                fix=f"keep the residual connection around every layer, or at most {max(within - 1, 1)} layers without one",
+                notes=[f"1 − ρ falls below {2.0**limit.warning:.2g} after {len(within)} of {len(layers)} layers"],
+                fix=f"keep the residual connection around every layer, or at most {max(len(within) - 1, 1)} layers without one",
             )
 
 
-def _until(context: Context, alike: Alike, axis: str) -> Sequence[Segment]:
+def _before_pooling(context: Context, found: Sequence[Collapse]) -> Sequence[Collapse]:
+    """What is not behind a mean over many positions, from the input on."""
+    inside: list[str] = []
+    for s in reversed(context.paths.segments):
+        inside.append(s.end)
+        before, behind = context.forward(s.end), context.forward(s.start)
+        sizes = [0 if x is None else math.prod(x.shape) for x in (before, behind)]
+        if s.cause == "pooling" and sizes[1] * _POOLED <= sizes[0]:
+            break
+    return [at for at in found if at.node in inside]
+
+
+def _until(context: Context, at: Collapse, axis: str) -> Sequence[Segment]:
     """Layers between the input and a tensor, from the tensor on."""
     segments = context.paths.segments
-    first = next(i for i, s in enumerate(segments) if s.end == alike.node)
+    first = next(i for i, s in enumerate(segments) if s.end == at.node)
     causes = {"weights", "residual", "attention", "recurrence"} if axis == "samples" else {"attention", "residual", "norm"}
     before = [s for s in segments[first + 1 :] if s.cause in causes]
     return before or segments[first + 1 :]

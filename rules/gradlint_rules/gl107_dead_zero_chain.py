@@ -18,14 +18,14 @@ class DeadZeroChain(Rule):
     zero-initialised layer behind a gate that is zero, convolutions that are all zero and wait for a checkpoint.
 
     ## Why it matters
-    The gradient of each is a product with the other, zero at every step, for ever; an optimiser cannot leave such a point. One
-    zero alone is harmless and often wise: its own gradient is not zero, and after one step what waits behind it hears of the loss
-    (Fixup, ReZero, LayerScale, the second matrix of LoRA). Those are not reported.
+    The gradient of each is a product with the other, zero at every step, for ever; an optimiser cannot leave such a
+    point. One zero alone is harmless and often wise: its own gradient is not zero, and after one step what waits behind
+    it hears of the loss (Fixup, ReZero, LayerScale, the second matrix of LoRA). Those are not reported.
 
     ## How it is computed
-    Parameters that a gradient reaches are moved off zero, as one step of any optimiser would, and the model is propagated again,
-    until no other parameter wakes up. What is still without a gradient then is dead. The slope of ReLU at exactly zero is
-    taken as PyTorch takes it: zero.
+    Parameters that a gradient reaches are moved off zero, as one step of any optimiser would, and the model is propagated
+    again, until no other parameter wakes up. What is still without a gradient then is dead. The slope of ReLU at exactly
+    zero is taken as PyTorch takes it: zero.
 
     ## What to do
     Give all zeros of a chain but one small random values: for a weight of n inputs, a standard deviation of 1/√n.
@@ -34,8 +34,8 @@ class DeadZeroChain(Rule):
     When the zeros are overwritten by a checkpoint that gradlint does not see.
 
     ## References
-    Zhang, Dauphin & Ma 2019 (Fixup, arXiv:1901.09321); Bachlechner et al. 2021 (ReZero, arXiv:2003.04887); Hu et al. 2022 (LoRA,
-    arXiv:2106.09685), §4.1.
+    Zhang, Dauphin & Ma 2019 (Fixup, arXiv:1901.09321); Bachlechner et al. 2021 (ReZero, arXiv:2003.04887); Hu et al. 2022
+    (LoRA, arXiv:2106.09685), §4.1.
     """
 
     code = "GL107"

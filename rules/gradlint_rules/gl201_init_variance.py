@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gradlint.rule import LIMITS, NEUTRAL, Context, Factor, Finding, Location, Rule, Segment, Severity, collapse, times
+from gradlint_rules._spine import stretch
 
 __all__ = ["InitVariance"]
 
@@ -55,7 +56,9 @@ class InitVariance(Rule):
         for place, members in groups.items():
             total = sum(gain for _, gain, _ in members)
             limit = LIMITS["layers_total"]
-            if abs(total) < (limit.warning if len(members) > 1 else limit.error):
+            # what lies between may make up for them: sums over many steps, factors on purpose, norms further on
+            between = sum(s.log2 for s in stretch(context.paths.segments, [s for s, _, _ in members]))
+            if min(abs(total), abs(between)) < (limit.warning if len(members) > 1 else limit.error):
                 continue
             segment, gain, activation = members[0]
             law = context.parameters[str(segment.parameter)].law

@@ -53,6 +53,7 @@ class MismatchedGain(Rule):
 
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
+        spine = {segment.parameter for segment in context.paths.segments}
         groups: dict[tuple[Location | None, str], list[tuple[Layer, float]]] = {}
         for layer in context.evidence.layers:
             wrote = initialiser(context, layer)
@@ -66,7 +67,8 @@ class MismatchedGain(Rule):
             layer, used = members[0]
             right = _GAINS[activation]
             off = math.log2(used / right)
-            total = sum(math.log2(gain / right) for _, gain in members)
+            chain = [gain for m, gain in members if m.weight in spine]  # gates and branches do not multiply
+            total = sum(math.log2(gain / right) for gain in chain)
             wrote = initialiser(context, layer)
             yield self.finding(
                 context,
@@ -76,7 +78,7 @@ class MismatchedGain(Rule):
                 module=layer.call.module,
                 evidence={"quantity": "gain", "measured": used, "expected": right, "log2_total": total},
                 instances=[collapse(m.weight for m, _ in members)],
-                notes=[f"{len(members)} layers: {times(total)} together"],
+                notes=[f"{len(chain)} layers one behind the other: {times(total)} together"] if len(chain) > 1 else [],
                 fix=f"{_right(activation, wrote)}: std {context.parameters[layer.weight].law.std:.3g} → "
                 f"{context.parameters[layer.weight].law.std * 2.0**-off:.3g}",
             )
@@ -88,7 +90,7 @@ def _used(wrote: Initialiser) -> float | None:
         gain = _NAMED.get(wrote.arguments.get("nonlinearity", "leaky_relu"))
         slope = wrote.number("a", 0.0)
         return gain if gain is None or slope == 0 else math.sqrt(2 / (1 + slope**2))
-    if wrote.name in ("xavier_normal_", "xavier_uniform_", "orthogonal_") and "gain" in wrote.arguments:
+    if wrote.name in ("xavier_normal_", "xavier_uniform_") and "gain" in wrote.arguments:
         return wrote.number("gain", 1.0)
     return None
 

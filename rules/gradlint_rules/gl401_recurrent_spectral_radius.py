@@ -48,7 +48,7 @@ class RecurrentSpectralRadius(Rule):
         """See the class docstring."""
         limit = LIMITS["recurrence"]
         for found in judged(context):
-            if found.log2 < limit.warning or found.by_radius < limit.warning:
+            if found.sure < limit.warning or found.by_radius < limit.warning:
                 continue
             reach = found.curve.reach(limit.warning)
             fine = found.steps if reach is None else reach
@@ -60,7 +60,7 @@ class RecurrentSpectralRadius(Rule):
                 found.place,
                 f"the gradient grows {found.gain} per step back in time: {times(found.log2)} over {found.steps} steps, "
                 f"fine to {fine}{about}",
-                severity=Severity.ERROR if found.log2 >= limit.error else Severity.WARNING,
+                severity=Severity.ERROR if found.sure >= limit.error else Severity.WARNING,
                 module=found.recurrence.module,
                 evidence={
                     "quantity": "growth per step" if radius is None else "spectral radius",
@@ -73,7 +73,7 @@ class RecurrentSpectralRadius(Rule):
                 },
                 factors=_factors(found, radius),
                 instances=[found.name],
-                notes=[f"within the healthy band up to {fine} steps", *other_cells(found, found.steps)],
+                notes=tuple(other_cells(found, found.steps)),
                 fix=_fix(context, found, radius),
                 claim=Claim((Place("parameter", found.name),), found.log2) if traced else None,
             )
@@ -104,8 +104,8 @@ def _fix(context: Context, found: Judged, radius: float | None) -> str:
         return "keep the factor that multiplies the state at or below one"
     law, per_step = context.parameters[found.name].law, found.curve.per_step
     if radius is None:
-        width = context.parameters[found.name].shape[-1]
-        return f"std of {found.name} {law.std:.3g} → {width**-0.5:.3g} or below, and clip the gradient norm"
+        right = law.std * 2.0 ** min(-2 * per_step, -0.5)
+        return f"std of {found.name} {law.std:.3g} → {right:.3g} or below, or close the gate a little; and clip the norm"
     right = radius * 2.0**-per_step
     return (
         f"scale {found.name} from radius {radius:.3g} to {right:.3g} (std {law.std:.3g} → {law.std * 2.0**-per_step:.3g}), e.g. "

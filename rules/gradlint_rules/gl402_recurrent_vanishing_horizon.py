@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gradlint.rule import LIMITS, Context, Factor, Finding, Rule, Severity, times
-from gradlint_rules._recurrence import Judged, judged, lost, other_cells, within
+from gradlint_rules._recurrence import Judged, judged, lets_go, lost, other_cells, within
 
 __all__ = ["RecurrentVanishingHorizon"]
 
@@ -58,6 +58,8 @@ class RecurrentVanishingHorizon(Rule):
             severity = Severity.INFO
             if horizon is not None or starved:
                 severity = Severity.ERROR if log2 <= limit.error and starved else Severity.WARNING
+            elif lets_go(found):
+                continue  # forget-gate-bias tells as much, and why
             yield self.finding(
                 context,
                 found.place,
@@ -90,9 +92,7 @@ def _message(found: Judged, horizon: int | None, log2: float, reach: int) -> str
         )
     if horizon is not None:
         return f"{times(log2)} of the gradient is left after the {horizon} steps that the task needs: credit reaches {reach}"
-    return (
-        f"{lost(found.curve)}: credit reaches {reach} of {found.steps} steps back (information: the weights learn all the same)"
-    )
+    return f"{lost(found.curve)}: credit reaches {reach} of {found.steps} steps back"
 
 
 def _fix(found: Judged, needed: int, severity: Severity) -> str:

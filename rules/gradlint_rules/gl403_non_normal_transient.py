@@ -11,7 +11,7 @@ __all__ = ["NonNormalTransient"]
 
 
 class NonNormalTransient(Rule):
-    """A recurrent matrix that grows the gradient for many steps although its spectral radius says it will not.
+    """A recurrent matrix that grows the gradient for many steps, whatever its spectral radius says.
 
     ## What it finds
     Recurrent matrices with known values (a checkpoint, a structured initialiser) that are far from normal: triangular ones,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from gradlint.rule import LIMITS, Context, Factor, Finding, Rule, Severity, bits, times
-from gradlint_rules._recurrence import Judged, judged, lost, within
+from gradlint.rule import LIMITS, Context, Factor, Finding, Rule, Severity, bits
+from gradlint_rules._recurrence import Judged, judged, lets_go, lost, rate, within
 
 __all__ = ["ForgetGateBias"]
 
@@ -48,7 +48,7 @@ class ForgetGateBias(Rule):
         limit = LIMITS["vanish"].warning
         for found in judged(context):
             keeps, needed = found.recurrence.keeps, horizon or found.steps
-            if keeps is None or keeps > 0.6 or found.curve.at(needed) > limit:
+            if keeps is None or not lets_go(found) or found.curve.at(needed) > limit:
                 continue
             right = 1 - 1 / max(needed, 2)
             yield self.finding(
@@ -79,4 +79,4 @@ def _fix(found: Judged, needed: int) -> str:
     curve = found.recurrence.biased(bias)
     if curve is None:
         return fix
-    return f"{fix}: {times(curve.per_step)} per step, credit reaches {within(curve, LIMITS['vanish'].warning)}"
+    return f"{fix}: {rate(curve)} per step, credit reaches {within(curve, LIMITS['vanish'].warning)}"

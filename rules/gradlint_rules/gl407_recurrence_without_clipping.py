@@ -26,8 +26,8 @@ class RecurrenceWithoutClipping(Rule):
     The growth per step is that of recurrent-spectral-radius.
 
     ## What to do
-    ``torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)`` between ``backward()`` and ``step()``; with a gradient scaler after
-    ``scaler.unscale_``.
+    ``torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)`` between ``backward()`` and ``step()``; with a gradient scaler,
+    after ``scaler.unscale_``.
 
     ## When to ignore it
     When an optimiser clips by itself, or a hook or a library does that the script does not name.

@@ -87,6 +87,30 @@ def test_several_models_in_their_order(write):
     assert names(path) == ["B", "A", "make_c"]
 
 
+def test_bases_without_a_forward_are_not_models_of_their_own(write):
+    path = write(
+        """
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+class Contract(nn.Module):
+    def forward(self, x):
+        raise NotImplementedError
+class One(Shared):
+    def forward(self, x):
+        return self.fc(x)
+class Two(Contract):
+    def forward(self, x):
+        return x
+class Alone(nn.Module):
+    pass
+"""
+    )
+    assert names(path) == ["One", "Two", "Alone"]
+    assert names(path + ":Shared") == ["Shared"]
+
+
 def test_what_is_imported_or_private_is_not_linted(write):
     write(NET.replace("Net", "Other"), "neighbour.py")
     path = write("from neighbour import Other\n" + NET + NET.replace("Net", "_Hidden"))
