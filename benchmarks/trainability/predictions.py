@@ -16,7 +16,6 @@ from benchmarks.trainability.networks import NOISE, SYMBOLS, TOKENS, build
 from benchmarks.trainability.tasks import BATCH
 from gradlint.config import Settings
 from gradlint.packs import load_rules
-from gradlint.recurrence import find_recurrences
 from gradlint.review import Review
 from gradlint.rule import Context, Severity
 
@@ -86,7 +85,7 @@ def settings_of(c: Configuration) -> Settings:
 def memory(context: Context) -> float | None:
     """Of the recurrence that changes the gradient most."""
     needed = context.settings.horizon_of(context.target)
-    curves = [(r.curve, r.steps) for r in find_recurrences(context.analysis.flowed) if r.along == "sequence"]
+    curves = [(r.curve, r.steps) for r in context.paths.recurrences if r.along == "sequence"]
     grown = [curve.at(needed) if needed is not None else max(curve.at(steps), 0.0) for curve, steps in curves]
     return max(grown, key=abs) if grown else None
 
