@@ -4,6 +4,7 @@
     python -m benchmarks.trainability fit                  write the limits that the fit half gives to gradlint/fitted.py
     python -m benchmarks.trainability test                 judge the test half: the tables
     python -m benchmarks.trainability test --write         also commit them to benchmarks/README.md
+    python -m benchmarks.trainability map                  verdict over depth and weight variance: trainability.svg
 
 Labels are data (labels.jsonl): a later run only predicts. Even seeds are the fit half, odd ones the test half.
 """
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.trainability import fit, labels, tables
+from benchmarks.trainability import fit, labels, phases, tables
 from benchmarks.trainability.predictions import predictions
 from benchmarks.trainability.scores import Case
 
@@ -34,6 +35,7 @@ def main(args: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("label").add_argument("--count", type=int, required=True)
     commands.add_parser("fit")
+    commands.add_parser("map")
     commands.add_parser("test").add_argument("--write", action="store_true")
     options = parser.parse_args(args)
     torch.set_num_threads(1)
@@ -41,6 +43,8 @@ def main(args: Sequence[str] | None = None) -> int:
         labels.extend(options.count)
     elif options.command == "fit":
         print(fit.write(cases("fit", judged=False)))
+    elif options.command == "map":
+        phases.draw()
     else:
         tables.show(cases("test", judged=True), write=options.write)
     return 0

@@ -59,7 +59,12 @@ class Case:
 def quantities(p: Prediction) -> dict[str, float]:
     """What the limits are about, in bits; 0 where a quantity does not exist."""
     gain, memory = finite(p.gain, 0.0), finite(p.memory, 0.0)
-    return {"explode": max(gain, memory), "vanish": min(gain, memory), "collapse": finite(p.collapse, 0.0)}
+    return {
+        "explode": max(gain, memory),
+        "vanish": min(gain, memory),
+        "collapse": finite(p.collapse, 0.0),
+        "steep": finite(p.curvature, 0.0),
+    }
 
 
 def overshot(case: Case) -> float:
