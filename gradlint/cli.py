@@ -89,6 +89,8 @@ def _settings(command: Any) -> Any:
                 "whatever the length of the inputs."),
         _option("--training-script", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The script that trains "
                 "the models; it is read, not run."),
+        _option("--weights", type=click.Path(path_type=Path), help="Judge the parameters by these values: model.safetensors, an "
+                "index of such files, or their folder."),
         _option("--select", multiple=True, metavar="RULES", help="Only these rules: codes, prefixes or names, or ALL."),
         _option("--extend-select", multiple=True, metavar="RULES", help="These rules as well."),
         _option("--ignore", multiple=True, metavar="RULES", help="Not these rules."),
