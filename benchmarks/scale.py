@@ -217,8 +217,8 @@ def giants_table(say: Callable[..., None]) -> list[str]:
         whole, parts = spawned("--child", name), spawned("--child", name, "--stages")
         numbers = [f"{parts[stage]:.2f}" for stage in STAGES]
         rows.append(
-            (name, f"{parts['entries'] / 1e9:.1f}", str(parts["nodes"]), *numbers, f"{parts['traced_MB']:.0f}", f"{whole['cpu']:.1f}",
-             f"{whole['wall']:.1f}", f"{whole['MB']:.0f}", whole["findings"])
+            (name, f"{parts['entries'] / 1e9:.1f}", str(parts["nodes"]), *numbers, f"{parts['traced_MB']:.0f}",
+             f"{whole['cpu']:.1f}", f"{whole['wall']:.1f}", f"{whole['MB']:.0f}", whole["findings"])
         )  # fmt: skip
         say("  ".join(rows[-1]))
     head = (
