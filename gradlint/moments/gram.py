@@ -15,7 +15,6 @@ Here are the operations on the matrices alone; ``Moments.grams`` maps an atom to
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from weakref import WeakValueDictionary
@@ -80,11 +79,11 @@ def standardised(m: Array) -> Array | None:
 
 def shared(s: Array) -> Array:
     """The structure to nine decimals, and once in memory: that of a rotation or a window is the same in every layer."""
-    s = np.round(s, 9)
     if len(s) < _SHARED:
         return s
-    key = hashlib.blake2b(s.tobytes(), digest_size=16).digest()
-    return _known.setdefault((s.shape, key), s)
+    s = np.round(s, 9)
+    known = _known.setdefault((s.shape, s[::7, ::5].tobytes()), s)
+    return known if known is s or np.array_equal(known, s) else s
 
 
 def relaid(grams: Grams, places: Sequence[int | None]) -> Grams:
