@@ -1,4 +1,4 @@
-"""Every architecture of the installed transformers, from its default configuration made small by one rule for all."""
+"""Text, vision and audio architectures of the installed transformers: default configurations, made small by one rule for all."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _CHUNK = re.compile(r"(^|mamba_|ssm_)chunk_size$")
 _EXPERTS = re.compile(r"^(num|n)_\w*experts$|^moe_num_experts$")
 _ID = re.compile(r"_(token_)?(id|index|idx)$")
 _WORDS, _SPECIAL = 1024, 40
-_STEPS = ((8, 2), (8, None), (1, 2), (4, 2), (8, 4), (4, 4), (2, 2), (4, None), (2, None), (1, None))
+_STEPS = ((8, 2), (1, 2), (8, None), (4, 2), (8, 4), (4, 4), (2, 2), (4, None), (2, None), (1, None))
 _EACH, _MOST, _PIXELS, _STEPS_AT_ONCE = 32, 3, 224, 16
 _LIMIT = 60_000_000
 
@@ -68,9 +68,11 @@ class Architecture:
 
 
 def architectures() -> Iterator[Architecture]:
-    """All of them, in alphabetical order."""
+    """Those of one kind of data, whose configuration is not put together from those of others; in alphabetical order."""
     tables = [getattr(modeling_auto, f"MODEL_FOR_{head}_MAPPING_NAMES") for head in _HEADS]
     for kind, base in sorted(modeling_auto.MODEL_MAPPING_NAMES.items()):
+        if CONFIG_MAPPING[kind].sub_configs:
+            continue
         found = [next((table[kind] for table in tables if kind in table), base), base]
         names = [name if isinstance(name, str) else name[0] for name in found]
         yield Architecture(kind, tuple(dict.fromkeys(names)))

@@ -1,6 +1,6 @@
 """How far does gradlint get with models that nobody has shown it? Built, inputs found, traced, analysed.
 
-    python -m benchmarks.coverage                        fixtures/zoo, fixtures/programs and every architecture of transformers
+    python -m benchmarks.coverage                        fixtures/zoo, fixtures/programs and the architectures of transformers
     python -m benchmarks.coverage --only bert --only vit targets of these names (or patterns)
     python -m benchmarks.coverage --again                only those that have failed before
     python -m benchmarks.coverage --write                also commit the table to README.md
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import hashlib
 import json
 import os
 import sys
@@ -22,7 +23,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "benchmarks" / ".cache" / "coverage.json"
 STAGES = ("build", "inputs", "trace", "analyse")
-SECONDS, MEMORY = 400, 5 << 30
+SECONDS, MEMORY = 200, 5 << 30
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,9 @@ def _resident(process: int | None) -> int:
         return 0
 
 
-def summary(outcomes: Sequence[Outcome]) -> list[str]:
-    """The table of groups and stages."""
-    head = ("models", "that build", "inputs found", "traced", "analysed", "of these, no op unknown", "op executions known")
+def summary(outcomes: Sequence[Outcome], known: Mapping[str, int]) -> list[str]:
+    """The table of groups and stages; ``known`` is the number of models of each group, run or not."""
+    head = ("models run", "that build", "inputs found", "traced", "analysed", "of these, no op unknown", "op executions known")
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for group in dict.fromkeys(o.group for o in outcomes):
         of = [o for o in outcomes if o.group == group]
@@ -192,9 +193,13 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
         traced = [o for o in fed if o.failed != "trace"]
         done = [o for o in traced if not o.failed]
         clear = [o for o in done if not o.opaque]
-        row = (f"{group} ({len(of)})", str(len(built)), *(_of(a, b) for a, b in ((fed, built), (traced, built), (done, traced))))
-        known = share(sum(o.known for o in done), max(sum(o.total for o in done), 1))
-        lines.append("| " + " | ".join((*row, _of(clear, done), known)) + " |")
+        row = (
+            f"{group}: {len(of)} of {known[group]}",
+            str(len(built)),
+            *(_of(a, b) for a, b in ((fed, built), (traced, built), (done, traced))),
+        )
+        formulas = share(sum(o.known for o in done), max(sum(o.total for o in done), 1))
+        lines.append("| " + " | ".join((*row, _of(clear, done), formulas)) + " |")
     return lines
 
 
@@ -245,9 +250,11 @@ def main(args: Sequence[str] | None = None) -> int:
     nn.functional.linear(
         torch.empty(2, 2, device="meta"), torch.empty(2, 2, device="meta"), torch.empty(2, device="meta")
     )  # imports much, once for all children
-    kept, order = _kept(), []
-    for group, target, builders in targets():
-        order.append(target)
+    kept = _kept()
+    work = list(targets())
+    order = [target for _, target, _ in work]
+    # In no order of names: a run that is cut short is a sample.
+    for group, target, builders in sorted(work, key=lambda item: hashlib.sha256(item[1].encode()).digest()):
         chosen = not options.only or any(p == target or fnmatch.fnmatch(target, p) for p in options.only)
         known = kept.get(target)
         if not chosen or (options.group and group not in options.group):
@@ -263,7 +270,7 @@ def main(args: Sequence[str] | None = None) -> int:
         CACHE.parent.mkdir(exist_ok=True)
         CACHE.write_text(json.dumps([asdict(o) for o in kept.values()], indent=1), "utf-8")
     outcomes = [kept[target] for target in order if target in kept]
-    lines = [*summary(outcomes), "", *details(outcomes)]
+    lines = [*summary(outcomes, Counter(group for group, _, _ in work)), "", *details(outcomes)]
     print("\n".join(lines))
     if options.write:
         between("coverage", lines)
