@@ -32,7 +32,7 @@ from benchmarks.accuracy import imported, load, real_seconds, targets
 from gradlint.analysis import Analysis
 from gradlint.config import Settings
 from gradlint.flow import propagate
-from gradlint.packs import choose, load_rules
+from gradlint.packs import load_rules
 from gradlint.rule import Context
 from gradlint.trace import build, parse_input, recording, trace
 
@@ -61,7 +61,7 @@ class Timed:
 
 def timed(factory: Callable[[], nn.Module], inputs: Sequence[Any]) -> Timed:
     """One analysis; building the model does not count."""
-    rules = choose(load_rules(), Settings())
+    rules = load_rules().choose(Settings())
     with recording() as laws:
         model = build(factory)
     gc.collect()

@@ -79,6 +79,16 @@ class Analysis:
         )
 
     @cached_property
+    def trails(self) -> Mapping[str, tuple[float, ...]]:
+        """Path of an ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` to the gradient at its input, step by step, at its last call.
+
+        In bits, log2 of the root mean square over samples and features: far back in time it leaves the range of floats.
+        ``-inf`` where no gradient arrives.
+        """
+        targets = {node.name: str(node.target) for node in self.flowed.traced.graph.nodes}
+        return {targets[name]: tuple(map(float, trail)) for name, trail in reversed(list(self.flowed.trails.items()))}
+
+    @cached_property
     def spreads(self) -> Spreads:
         """How far one draw of the weights lies from the root mean squares; computed when first read."""
         return spread_of(self.flowed)

@@ -12,8 +12,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,13 +25,14 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from gradlint._version import __version__
-from gradlint.config import configure
+from gradlint.config import BASELINE, ENVIRONMENT, KINDS, Settings, configure, misspelt, schema
 from gradlint.errors import GradlintError, UsageError
 from gradlint.findings import Severity
-from gradlint.report import FORMATS, View
+from gradlint.report import FORMATS, View, assign
 
 __all__ = ["cli", "main"]
 
+_TWINS: set[str] = set()
 _FAIL_ON = click.Choice([*map(str, reversed(Severity)), "never"])
 
 
@@ -52,36 +54,68 @@ def cli() -> None:
     """
 
 
+def _option(*names: str, **more: Any) -> Callable[[Any], Any]:
+    """A setting: a flag, with its twin among the environment variables."""
+    word = max(names, key=len).partition("/")[0].lstrip("-").replace("-", "_").upper()
+    _TWINS.add(f"{ENVIRONMENT}{word}")
+    return click.option(*names, envvar=f"{ENVIRONMENT}{word}", **more)
+
+
+def _settings(command: Any) -> Any:
+    """The flags that are settings, for every command that checks models."""
+    options = [
+        _option("--input", multiple=True, metavar="SPEC", help="An input: [NAME:][DTYPE:]SHAPE, e.g. 2,3,224,224 or "
+                "ids:int64<1000:2,128. Repeatable; what is not given is found in the file or guessed."),
+        _option("--arg", multiple=True, metavar="NAME=VALUE", help="An argument of the class or function that TARGET names, or a "
+                "field of a config.json to replace: a Python literal, else text. Repeatable."),
+        _option("--horizon", type=click.IntRange(1), metavar="STEPS", help="How many steps back a recurrent model has to learn "
+                "from."),
+        _option("--sequence-length", type=click.IntRange(1), metavar="STEPS", help="Judge recurrences at this many steps, "
+                "whatever the length of the inputs."),
+        _option("--training-script", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The script that trains "
+                "the models; it is read, not run."),
+        _option("--select", multiple=True, metavar="RULES", help="Only these rules: codes, prefixes or names, or ALL."),
+        _option("--extend-select", multiple=True, metavar="RULES", help="These rules as well."),
+        _option("--ignore", multiple=True, metavar="RULES", help="Not these rules."),
+        _option("--preview/--no-preview", default=None, help="Also rules that are not stable yet."),
+        _option("--max-gain", type=float, metavar="X", help="The largest gain of the gradient that is within the budget."),
+        _option("--min-gain", type=float, metavar="X", help="The smallest gain of the gradient that is within the budget."),
+        _option("--fp16-headroom-bits", type=float, metavar="BITS", help="Bits to keep below the largest number of half "
+                "precision."),
+        _option("--packs", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER", help="A folder of rules that is "
+                "not installed. Repeatable."),
+        _option("--baseline", type=click.Path(dir_okay=False, path_type=Path), help="The file of accepted findings.  "
+                f"[default: {BASELINE}, if there is one]"),
+        click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), envvar=f"{ENVIRONMENT}CONFIG",
+                     help="Read this configuration."),
+        click.option("--isolated", is_flag=True, help="Read no configuration file and no baseline but those given."),
+        click.option("-v", "--verbose", is_flag=True, help="Also assumptions, and tracebacks of failures."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command()
-@click.argument("targets", nargs=-1, metavar="TARGET…")
-@click.option("--input", multiple=True, metavar="SPEC", help="An input: [NAME:][DTYPE:]SHAPE, e.g. 2,3,224,224 or "
-              "ids:int64<1000:2,128. Repeatable; what is not given is found in the file or guessed.")  # fmt: skip
+@click.argument("targets", nargs=-1, metavar="[TARGET]…")
 @click.option("--capture", is_flag=True, help="TARGET is a training script: run it until it first calls its model, and check "
               "that model with those inputs. What follows are the script's arguments, after --.")  # fmt: skip
-@click.option(
-    "--horizon", type=click.IntRange(1), metavar="STEPS", help="How many steps back a recurrent model has to learn from."
-)
-@click.option("--sequence-length", type=click.IntRange(1), metavar="STEPS", help="Judge recurrences at this many steps, "
-              "whatever the length of the inputs.")  # fmt: skip
-@click.option("--training-script", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The script that trains "
-              "the models; it is read, not run.")  # fmt: skip
-@click.option("--verify", is_flag=True, help="Also run the models for real, forward and backward, and say where the prediction "
-              "and the findings hold.")  # fmt: skip
-@click.option("--select", multiple=True, metavar="RULES", help="Only these rules: codes, prefixes or names, or ALL.")
-@click.option("--ignore", multiple=True, metavar="RULES", help="Not these rules.")
-@click.option("--fail-on", type=_FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]")
+@_settings
+@_option("--verify", is_flag=True, default=None, help="Also run the models for real, forward and backward, and say where the "
+         "prediction and the findings hold.")  # fmt: skip
+@_option("--fail-on", type=_FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 despite findings (2 stays 2); --fail-on never.")
-@click.option("--output-format", type=click.Choice(list(FORMATS)), help="[default: full]")
-@click.option("-o", "--output-file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report there.")
+@_option("--output-format", multiple=True, type=click.Choice(list(FORMATS)), help="Repeatable.  [default: full]")
+@_option("-o", "--output-file", multiple=True, type=click.Path(dir_okay=False, path_type=Path), help="Write the report "
+         "there; - is stdout. Repeatable: in the formats given, or those of the suffixes (.sarif, .json, .md …).")  # fmt: skip
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="Only findings and failures.")
-@click.option("-v", "--verbose", is_flag=True, help="Also assumptions, and tracebacks of failures.")
-@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Read this configuration.")
-@click.option("--isolated", is_flag=True, help="Read no configuration file.")
 def check(targets: tuple[str, ...], **options: Any) -> int:
     """Check models; this is the default command.
 
-    TARGET is a file (model.py), a name in it (model.py:build), or an importable name (package.module:Net).
+    TARGET is a file (model.py), a name in it (model.py:build), an importable name (package.module:Net), a notebook
+    (net.ipynb), a config.json of Hugging Face or its folder, an exported program (net.pt2), or the name of a target of the
+    configuration. Without one, these are all checked.
     """
     arguments: tuple[str, ...] = ()
     if options["capture"]:
@@ -90,61 +124,88 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
             raise click.UsageError("--capture takes the inputs from the script: --input does not go with it")
     if options["exit_zero"]:
         options["fail_on"] = "never"
-    flags = {
-        name: options[name]
-        for name in ("input", "select", "ignore", "fail_on", "output_format", "output_file", "verify", "horizon",
-                     "sequence_length", "training_script")
-        if options[name]
-    }  # fmt: skip
-    settings = configure(targets, flags, config=options["config"], isolated=options["isolated"])
-    if settings.output_format not in FORMATS:
-        raise click.UsageError(f"output-format: expected one of {', '.join(FORMATS)}, got {settings.output_format!r}")
-    if not targets:
-        raise click.UsageError("no target given: name a file, as in `gradlint model.py`")
-    view = _view(options["color"], options["quiet"], options["verbose"], plain=settings.output_file is not None)
-    if options["verbose"]:
-        logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-        logging.getLogger("gradlint").setLevel(logging.DEBUG)
+    settings = _configured(targets, options)
+    outputs = assign(settings.output_format, settings.output_file)
+    targets = _named(targets, settings)
     with _stdout_to_stderr():
         from gradlint.engine import lint_script, lint_targets
 
         report = lint_script(targets[0], arguments, settings) if options["capture"] else lint_targets(targets, settings)
-    text = FORMATS[settings.output_format](report, view)
-    if settings.output_file is not None:
-        try:
-            settings.output_file.write_text(text + "\n", "utf-8")
-        except OSError as error:
-            raise UsageError(f"cannot write the report: {error}") from error
-    elif text:
-        click.echo(text, color=True)
+    for style, file in outputs:
+        view = _view(options["color"], options["quiet"], options["verbose"], plain=file is not None)
+        text = FORMATS[style](report, view)
+        if file is not None:
+            try:
+                file.write_text(text + "\n", "utf-8")
+            except OSError as error:
+                raise UsageError(f"cannot write the report: {error}") from error
+        elif text:
+            click.echo(text, color=True)
+    return report.exit_code
+
+
+@cli.command()
+@click.argument("targets", nargs=-1, metavar="[TARGET]…")
+@_settings
+@click.option("--prune", is_flag=True, help="Accept nothing new: only leave out what no longer occurs.")
+@click.option("--reason", default="", metavar="TEXT", help="Why what is new is accepted.")
+def baseline(targets: tuple[str, ...], prune: bool, reason: str, **options: Any) -> int:
+    """Accept what is found now: later runs report what is new, or more than 10 % worse.
+
+    The file holds every finding with its number; it belongs into version control. What no longer occurs is reported (GL904) until
+    this command is run again.
+    """
+    settings = _configured(targets, options)
+    path = settings.baseline or settings.root / BASELINE
+    targets = _named(targets, settings)
+    with _stdout_to_stderr():
+        from gradlint.baseline import merged, read, write
+        from gradlint.engine import lint_targets
+
+        old = read(path) if path.exists() else []
+        report = lint_targets(targets, replace(settings, baseline=None, fail_on=None))
+    failed = {failure["target"] for failure in report.failures}
+    judged = {target.name for target in report.targets} - failed
+    found = [finding for finding in report.findings if finding.target in judged]
+    entries = merged(found, old, judged, settings.root, prune=prune, reason=reason)
+    write(path, entries, __version__)
+    click.echo(f"{path}: {len(entries)} accepted")
+    for failure in report.failures:
+        click.echo(f"gradlint: {failure['target']}: {failure['message']}; its entries are as they were", err=True)
     return report.exit_code
 
 
 @cli.command()
 @click.argument("rule")
+@click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
-def explain(rule: str, color: str) -> None:
+@click.option("--packs", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Folders of more rules.")
+def explain(rule: str, output_format: str, color: str, packs: tuple[Path, ...]) -> None:
     """Print the page of a rule, by code or name."""
-    from gradlint.packs import find, load_rules
-    from gradlint.report.catalogue import page
+    from gradlint.packs import load_rules
+    from gradlint.report.catalogue import page, record
 
-    text = page(find(load_rules(), rule))
+    found = load_rules(packs or configure().packs).find(rule)
+    if output_format == "json":
+        click.echo(json.dumps(record(found), indent=2, ensure_ascii=False))
+        return
     view = _view(color, quiet=False, verbose=False)
     if view.color:
-        Console(force_terminal=True, width=view.width, highlight=False).print(Markdown(text))
+        Console(force_terminal=True, width=view.width, highlight=False).print(Markdown(page(found)))
     else:
-        click.echo(text)
+        click.echo(page(found))
 
 
 @cli.command()
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
-def rules(output_format: str, color: str) -> None:
-    """List the rules of all installed packs."""
+@click.option("--packs", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Folders of more rules.")
+def rules(output_format: str, color: str, packs: tuple[Path, ...]) -> None:
+    """List the rules of all packs."""
     from gradlint.packs import load_rules
     from gradlint.report.catalogue import rows
 
-    known = rows(load_rules())
+    known = rows(load_rules(packs or configure().packs).rules)
     if output_format == "json":
         click.echo(json.dumps(known, indent=2, ensure_ascii=False))
         return
@@ -153,8 +214,40 @@ def rules(output_format: str, color: str) -> None:
     for column in ("code", "name", "severity", "summary"):
         table.add_column(column, no_wrap=column != "summary", overflow="fold")
     for row in known:
-        table.add_row(row["code"], row["name"], row["severity"], row["summary"])
+        table.add_row(row["code"], row["name"], row["severity"], row["summary"] + (" (preview)" if row["preview"] else ""))
     Console(force_terminal=view.color, no_color=not view.color, width=view.width or 120, highlight=False).print(table)
+
+
+@cli.command()
+@click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
+def config(output_format: str) -> None:
+    """List the keys of the configuration; as json, its JSON Schema for editors."""
+    described = schema()
+    if output_format == "json":
+        click.echo(json.dumps(described, indent=2, ensure_ascii=False))
+        return
+    for key, what in described["properties"].items():
+        click.echo(f"{key}: {what['description']}")
+
+
+def _configured(targets: Sequence[str], options: Mapping[str, Any]) -> Settings:
+    """The settings of a command, from its flags and the configuration."""
+    for warning in misspelt(os.environ, _TWINS | {f"{ENVIRONMENT}CONFIG"}):
+        click.echo(f"gradlint: {warning}", err=True)
+    if options["verbose"]:
+        logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+        logging.getLogger("gradlint").setLevel(logging.DEBUG)
+    flags = {name: value for name, value in options.items() if name in KINDS and value not in (None, ())}
+    return configure(targets, flags, config=options["config"], isolated=options["isolated"])
+
+
+def _named(targets: tuple[str, ...], settings: Settings) -> tuple[str, ...]:
+    """The targets that were given, else those of the configuration."""
+    targets = targets or tuple(target.name for target in settings.target)
+    if not targets:
+        where = "" if settings.source is None else f", and {settings.source} has none"
+        raise click.UsageError(f"no target given{where}: name a file, as in `gradlint model.py`")
+    return targets
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -1,8 +1,8 @@
 """The whole pipeline in one screen: load, trace, flow, rules, real runs where they are asked for, report.
 
 lint_targets ── load ──────── build ──┐
-lint_script ─── capture ── the call ──┤
-                                      ├── _predict (trace, flow) ── _judge (rules) ── _verify (real runs) ── Report
+lint_script ─── capture ── the call ──┤                                    Review:
+                                      ├── _predict (trace, flow) ── judge (rules) ── _verify (real runs) ── conclude ── Report
 lint, analyze, verify ────────────────┘
 """
 
@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,15 +23,15 @@ from torch import nn
 from gradlint._version import __version__
 from gradlint.analysis import Analysis
 from gradlint.comparison import Comparison
-from gradlint.config import Settings
+from gradlint.config import Settings, Target
 from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError, VerificationError
-from gradlint.findings import Finding, Report, TargetReport
+from gradlint.findings import Finding, Hop, RecurrenceFacts, Report, TargetReport
 from gradlint.flow import propagate
-from gradlint.growth import RecurrenceFacts
-from gradlint.load import Loaded, capture, load
-from gradlint.packs import choose, load_rules
-from gradlint.recipe import Recipe, read_recipe
-from gradlint.rule import Context, Recurrence, Rule
+from gradlint.load import Loaded, capture, load, parse_arguments, recipe_of
+from gradlint.packs import load_rules
+from gradlint.report.catalogue import page_of
+from gradlint.review import Review
+from gradlint.rule import Context, Recurrence
 from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
 from gradlint.verification import Verification, compare, duplicate, judge, measure, overlooked, precisions
 
@@ -98,19 +99,17 @@ def verify(model: Model, inputs: Inputs = None, seeds: int = _SEEDS, **settings:
 
 @ambient_kept()
 def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Report:
-    rules = choose(load_rules(), settings)
+    review = Review(load_rules(settings.packs), settings)
     name = _called(model)
-    context = Context(_predict(model, _given(inputs, settings, name)), name, settings, _recipe(settings))
-    findings, crashes = _judge(context, rules)
-    if crashes:
-        raise crashes[0]
+    context = Context(_predict(model, _given(inputs, settings, name)), name, review.settings, review.settings.recipe())
+    findings = review.judge(context)
     facts = _facts(context)
     missed: list[TargetError] = []
     if seeds:
         again = None if isinstance(model, nn.Module) else model
         comparison, findings, missed = _verify(context, findings, again, seeds)
         facts = replace(facts, verification=comparison)
-    return _report([facts], findings, missed, settings)
+    return _report(review, [facts], findings, missed)
 
 
 def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
@@ -122,7 +121,11 @@ def lint_targets(targets: Sequence[str], settings: Settings) -> Report:
     """
     if not targets:
         raise UsageError("no target given: name a file, as in `gradlint model.py`")
-    return _lint_all({target: partial(load, target) for target in targets}, settings)
+    try:
+        arguments = parse_arguments(settings.arg)
+    except LoadError as error:
+        raise UsageError(f"{error} ({error.hint})") from error
+    return _lint_all([_source(target, arguments, settings) for target in targets], settings)
 
 
 def lint_script(target: str, arguments: Sequence[str], settings: Settings) -> Report:
@@ -139,28 +142,49 @@ def lint_script(target: str, arguments: Sequence[str], settings: Settings) -> Re
     file = Path(target.partition(":")[0])
     if settings.training_script is None and file.is_file():
         settings = replace(settings, training_script=file)
-    return _lint_all({target: lambda: [capture(target, arguments)]}, settings)
+    return _lint_all([_Source(target, lambda: [capture(target, arguments)])], settings)
 
 
-def _lint_all(sources: Mapping[str, Callable[[], Sequence[Loaded]]], settings: Settings) -> Report:
+class _Source(NamedTuple):
+    """Where models come from, as the user wrote it; and what the configuration says of it."""
+
+    text: str
+    load: Callable[[], Sequence[Loaded]]
+    target: Target | None = None
+
+    def name(self, item: Loaded) -> str:
+        """One model of a target, as a target of its own."""
+        single = self.text.rpartition(":")[2] == item.name or (self.target is not None and ":" in self.target.model)
+        return self.text if single else f"{self.text}:{item.name}"
+
+
+def _source(text: str, arguments: Mapping[str, Any], settings: Settings) -> _Source:
+    target = settings.configured(text)
+    if target is None:
+        return _Source(text, partial(load, text, arguments))
+    return _Source(target.name, partial(load, target.model, {**target.args, **arguments}), target)
+
+
+def _lint_all(sources: Sequence[_Source], settings: Settings) -> Report:
     """Judge the models that each target yields."""
-    rules, recipe = choose(load_rules(), settings), _recipe(settings)
-    for texts in (settings.input, *settings.inputs.values()):
+    review = Review(load_rules(settings.packs), settings)
+    for texts in (settings.input, *settings.inputs.values(), *(target.own.get("input", ()) for target in settings.target)):
         _specs(texts)
     reports: list[TargetReport] = []
     findings: list[Finding] = []
     failures: list[TargetError] = []
-    for target, source in sources.items():
+    for source in sources:
+        own = review.settings.of(source.target)
+        recipe = own.recipe()
         with ambient_kept():  # what the file sets globally holds for its models, and for no other file
-            for item, model, laws in _models(target, source, failures):
-                name = _name(target, item)
+            for item, model, laws in _models(source, failures):
+                name = source.name(item)
                 with _contained(name, failures):
-                    given = _given(None if item.call is None else described(model, *item.call), settings, name)
+                    given = _given(None if item.call is None else described(model, *item.call), own, name)
                     analysis = _predict(model, given, laws, item.file, as_is=item.call is not None)
-                    context = Context(analysis, name, settings, recipe)
+                    context = Context(analysis, name, own, recipe or recipe_of(model))
                     facts = _facts(context)
-                    found, crashes = _judge(context, rules)
-                    failures += crashes
+                    found = review.judge(context)
                     if settings.verify:
                         with _contained(name, failures):
                             again = None if item.instance else item.build
@@ -169,30 +193,23 @@ def _lint_all(sources: Mapping[str, Callable[[], Sequence[Loaded]]], settings: S
                             failures += missed
                     reports.append(facts)
                     findings += found
-    return _report(reports, findings, failures, settings)
+    return _report(review, reports, findings, failures)
 
 
-def _models(
-    target: str, source: Callable[[], Sequence[Loaded]], failures: list[TargetError]
-) -> Iterator[tuple[Loaded, nn.Module, Laws]]:
+def _models(source: _Source, failures: list[TargetError]) -> Iterator[tuple[Loaded, nn.Module, Laws]]:
     """What a target yields, built. Imports and builders run in one recording: either may construct the layers."""
     built: list[tuple[Loaded, nn.Module]] = []
     with recording() as laws:
         items: Sequence[Loaded] = ()
-        with _contained(target, failures):
-            items = source()
+        with _contained(source.text, failures):
+            items = source.load()
         for item in items:
-            with _contained(_name(target, item), failures):
+            with _contained(source.name(item), failures):
                 built.append((item, build(item.build)))
     built.reverse()
     while built:  # a model that was judged can be freed
         item, model = built.pop()
         yield item, model, laws
-
-
-def _name(target: str, item: Loaded) -> str:
-    """The one model of a target, as a target of its own."""
-    return target if target.rpartition(":")[2] == item.name else f"{target}:{item.name}"
 
 
 def _called(model: Model) -> str:
@@ -209,28 +226,23 @@ def _predict(model: Model, given: Inputs, laws: Laws | None = None, file: str | 
     return Analysis.of(propagate(trace(model, given, laws=laws, file=file, as_is=as_is)))
 
 
-def _judge(context: Context, rules: Sequence[Rule]) -> tuple[list[Finding], list[TargetError]]:
-    """What the rules find. A rule that crashes is a failure of the target; the others are still heard."""
-    findings: list[Finding] = []
-    crashes: list[TargetError] = []
-    for rule in rules:
-        with _contained(context.target, crashes, f"rule {rule.code}"):
-            findings += rule.check(context)
-    return findings, crashes
-
-
 def _facts(context: Context) -> TargetReport:
-    """What is reported about a model besides findings."""
-    facts = context.analysis.to_target_report(context.target, context.paths.log2, context.paths.entry)
-    return replace(facts, recurrences=tuple(_told(context, r) for r in context.paths.recurrences))
+    """What is reported of a model, the gradient's path included."""
+    paths = context.paths
+    facts = context.analysis.to_target_report(context.target, paths.log2, paths.entry)
+    ends = accumulate(segment.log2 for segment in paths.segments)
+    hops = [
+        Hop(s.end, s.module, context.blamed(s) or context.steps[s.start].location, s.cause, s.log2, end)
+        for s, end in zip(paths.segments, ends, strict=True)
+    ]
+    return replace(facts, path=tuple(hops), recurrences=tuple(_told(context, r) for r in paths.recurrences))
 
 
 def _told(context: Context, recurrence: Recurrence) -> RecurrenceFacts:
     """A recurrence as it is reported."""
     steps, curve, place = context.steps_of(recurrence), recurrence.curve, context.place_of(recurrence)
     numbers = (steps, curve.per_step, curve.at(steps), curve.transient, curve.half_life)
-    where = "" if place is None else str(place)
-    return RecurrenceFacts(recurrence.module, recurrence.cell, recurrence.along, recurrence.parameters, where, *numbers)
+    return RecurrenceFacts(recurrence.module, recurrence.cell, recurrence.along, recurrence.parameters, place, *numbers)
 
 
 def _verify(
@@ -246,6 +258,7 @@ def _verify(
     """
     analysis, traced = context.analysis, context.analysis.flowed.traced
     fitting = precisions(traced)
+    traced.realise()
     model = traced.model if again is None else partial(_anew, again, traced.model)
     try:
         real = measure(model, traced.arguments, seeds, fitting, entries=True)
@@ -266,26 +279,18 @@ def _anew(again: Callable[[], nn.Module], known: nn.Module) -> nn.Module:
 
 
 def _report(
-    targets: Sequence[TargetReport], findings: Sequence[Finding], failures: Sequence[TargetError], settings: Settings
+    review: Review, targets: Sequence[TargetReport], findings: Sequence[Finding], failures: Sequence[TargetError]
 ) -> Report:
+    verdict = review.conclude(findings, targets)
     return Report(
         targets=tuple(targets),
-        findings=tuple(sorted(findings, key=_order)),
-        failures=tuple(failure.to_dict() for failure in failures),
-        fail_on=settings.fail_on,
+        findings=verdict.findings,
+        failures=tuple(failure.to_dict() for failure in (*failures, *verdict.failures)),
+        fail_on=review.settings.fail_on,
         version=__version__,
+        suppressed=verdict.suppressed,
+        pages=tuple(page_of(rule) for rule in review.rules),
     )
-
-
-def _order(finding: Finding) -> tuple[Any, ...]:
-    place = finding.location
-    where = (1, "", 0, 0) if place is None else (0, place.path, place.line, place.column)
-    return (*where, finding.code, finding.target, finding.module, finding.message)
-
-
-def _recipe(settings: Settings) -> Recipe | None:
-    """What the training script says."""
-    return None if settings.training_script is None else read_recipe(settings.training_script)
 
 
 def _specs(texts: Sequence[str]) -> list[InputSpec] | None:

@@ -15,10 +15,10 @@ from gradlint.covary import Covariances, Ledger
 from gradlint.errors import AnalysisError
 from gradlint.flowed import Edge, Flowed, Units
 from gradlint.gathered import Gathered, in_units
-from gradlint.handles import Inputs, arguments, leaf_call
+from gradlint.handles import Inputs, arguments, leaf_call, target_of
 from gradlint.handwritten import Norm, find_norms
-from gradlint.moments import Moments, energy, meet
-from gradlint.ops import IDENTITY, Call, Flow, by_parts, check, lookup
+from gradlint.moments import Array, Moments, energy, meet
+from gradlint.ops import IDENTITY, Call, Flow, Returned, by_parts, check, lookup
 from gradlint.ops.sampled import or_sampled, said, sampled
 from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
 from gradlint.region import Region
@@ -56,6 +56,7 @@ class _Run:
     inside: Gathered[fx.Node] = field(default_factory=lambda: Gathered(operator.add))
     parameters: Gathered[str] = field(default_factory=lambda: Gathered(operator.add))
     edges: list[Edge] = field(default_factory=list)
+    trails: dict[str, Array] = field(default_factory=dict)
     how: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cones: dict[fx.Node, Cone] = field(default_factory=dict)
@@ -189,10 +190,10 @@ class _Run:
         return flow.out
 
     def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Inputs) -> Flow:
-        op = lookup(self._target(node))
+        op = lookup(target_of(node, self.traced))
         if any(self.values[n] is None for n in node.all_input_nodes):
             return self._region(node, lambda n: self.values[n] is None, inputs, "it depends on a tensor without moments")
-        if self._target(node) in IDENTITY and isinstance(args[0], Moments):
+        if target_of(node, self.traced) in IDENTITY and isinstance(args[0], Moments):
             return Flow(args[0], lambda g: {args[0]: g})
         reason = "no transfer function"
         if op is not None:
@@ -236,11 +237,6 @@ class _Run:
     def _sampled_back(self, node: fx.Node, reason: str) -> None:
         self.how[node.name] = "sampled"
         self.notes.append(f"{place_of(node)}: {op_name(node)}: formula of its gradient failed ({reason})")
-
-    def _target(self, node: fx.Node) -> Any:
-        if node.op == "call_module":
-            return type(self.traced.model.get_submodule(str(node.target)))
-        return node.target
 
     def backward(self) -> None:
         nodes = {n.name: n for n in self.traced.graph.nodes}
@@ -298,10 +294,12 @@ class _Run:
     def _back_call(self, node: fx.Node, g: Any) -> None:
         flow, inputs = self.flows[node]
         slots = {handle: slot for slot, handle in enumerate(inputs)}
-        for handle, grad in flow.back(g).items():
-            target = inputs.get(handle)
-            if target is not None:
-                self._send(node, target, grad, slots[handle])
+        found = flow.back(g)
+        if isinstance(found, Returned):
+            self.trails[node.name] = found.trail + self.gathered.units[node]
+        for handle, grad in found.items():
+            if (target := inputs.get(handle)) is not None:
+                self._send(node, target, grad, slots[handle], found.units[handle] if isinstance(found, Returned) else 0)
 
     def _back_member(self, node: fx.Node, g: Moments) -> None:
         """One member of a tuple: its gradient waits in a tuple at the call."""
@@ -312,8 +310,8 @@ class _Run:
         members[operator.index(index) % width] = g
         self.gathered.add(call, tuple(members), self.gathered.units[node])
 
-    def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, slot: int = 0) -> None:
-        arrived, unit = energy(grad), self.gathered.units[node]
+    def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, slot: int = 0, beyond: int = 0) -> None:
+        arrived, unit = energy(grad), self.gathered.units[node] + beyond
         if isinstance(target, str):
             self.parameters.add(target, grad, unit)
             self.edges.append(Edge(node.name, target, arrived, unit))
@@ -323,7 +321,8 @@ class _Run:
             return
         self.gathered.add(target, grad, unit)
         self.edges.append(Edge(node.name, target.name, arrived, unit))
-        self.covariances.sent(node, slot, target, grad)
+        if not beyond:
+            self.covariances.sent(node, slot, target, grad)
 
     def result(self) -> Flowed:
         for node in list(self.inside.grads):
@@ -343,6 +342,7 @@ class _Run:
             self.unknown,
             {n.name: self.grids[cone.root] for n, cone in self.cones.items() if cone.root in self.grids},
             {n.name: norm for n, norm in self.norms.items()},
+            self.trails,
         )
 
 

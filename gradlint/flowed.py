@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradlint.handwritten import Norm
-from gradlint.moments import Moments, energy
+from gradlint.moments import Array, Moments, energy
 from gradlint.recognise import Grid
 from gradlint.trace.graph import Traced
 from gradlint.unknown import Unknown
@@ -56,6 +56,7 @@ class Flowed:
         unknown: nodes and parameters whose gradient is unknown; they are in neither ``backward`` nor ``parameters``.
         grids: name of every member of an elementwise cone to the cone's values on the grid of its root.
         norms: name of every node that ends a norm written by hand to that norm.
+        trails: name of a recurrent module's node to the gradient at its input step by step: log2 of root mean squares.
     """
 
     traced: Traced
@@ -69,6 +70,7 @@ class Flowed:
     unknown: Unknown
     grids: Mapping[str, Grid]
     norms: Mapping[str, Norm]
+    trails: Mapping[str, Array]
 
     def energy(self, node: str, unit: int = 0) -> float:
         """Sum of squares over the gradient at a node, over ``4^unit``."""

@@ -11,7 +11,7 @@ from gradlint.moments import Moments
 from gradlint.ops import Call
 from gradlint.trace.graph import Traced
 
-__all__ = ["Inputs", "arguments", "leaf_call"]
+__all__ = ["Inputs", "arguments", "leaf_call", "target_of"]
 
 Inputs = dict[Moments, fx.Node | str]
 """Every handle with the node, or the leaf module's parameter, that it stands for."""
@@ -48,3 +48,8 @@ def leaf_call(node: fx.Node, traced: Traced, inputs: Inputs) -> Call:
         local[name] = record.law.moments.twin()
         inputs[local[name]] = record.name
     return Call(None, dict(vars(module)), local)
+
+
+def target_of(node: fx.Node, traced: Traced) -> Any:
+    """What transfer functions know a call by: its function, the name of its method, the class of a leaf module."""
+    return type(traced.model.get_submodule(str(node.target))) if node.op == "call_module" else node.target

@@ -12,7 +12,7 @@ from gradlint.flowed import Flowed
 from gradlint.moments import energy
 from gradlint.trace.graph import Traced, op_name, step
 
-__all__ = ["Cancelled", "cancelled", "unused"]
+__all__ = ["Cancelled", "cancelled", "only_added", "unused"]
 
 _ZERO = 1e-6  # of the energy that independent entries would send: 1e-3 of the rms
 _BIAS = {  # place of the argument that is added
@@ -60,6 +60,15 @@ def unused(traced: Traced) -> tuple[str, ...]:
         if facts.grad and (facts.shape is None or facts.differentiable):
             waiting += node.all_input_nodes
     return tuple(name for name, record in traced.parameters.items() if record.requires_grad and name not in used)
+
+
+def only_added(traced: Traced) -> set[str]:
+    """Parameters that are nowhere multiplied: biases, positions, tokens."""
+    sources: dict[str, list[fx.Node]] = {}
+    for node in traced.graph.nodes:
+        if node.op == "get_attr" and step(node).value is None:
+            sources.setdefault(str(node.target), []).append(node)
+    return {name for name, nodes in sources.items() if all(place is not None for place in _sums(nodes))}
 
 
 def cancelled(flowed: Flowed) -> Iterator[Cancelled]:

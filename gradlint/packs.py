@@ -2,6 +2,8 @@
 
 A pack is a package. Each of its modules that does not start with ``_`` holds exactly one rule, a subclass of
 :class:`gradlint.rule.Rule`, and is called after it: ``gl101_exploding_path.py`` defines GL101. There is nothing to register.
+A pack is built in, installed (the entry-point group ``gradlint.rules``), or a folder that the configuration names. Its package
+may hold ``REMOVED``, a mapping of the codes that it no longer has to what to use instead.
 
 A pack that cannot be loaded is an error, never a warning: a linter that lints less must not say that all is well.
 """
@@ -10,38 +12,140 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import pkgutil
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from gradlint.config import Settings, suggest
+from gradlint.config import Settings, suggest, weight
 from gradlint.errors import PackError, UsageError
 from gradlint.rule import Rule
 
-__all__ = ["BUILT_IN", "GROUP", "choose", "find", "load_pack", "load_rules"]
+__all__ = ["BUILT_IN", "GROUP", "Catalogue", "load_pack", "load_rules"]
 
 BUILT_IN = "gradlint_rules"  # by name, not by metadata: a stale installation cannot yield zero rules
 GROUP = "gradlint.rules"
 
+_log = logging.getLogger("gradlint")
 
-def load_rules() -> tuple[Rule, ...]:
-    """Every rule of every pack, the built-in pack's first, each pack's by code.
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All rules, and what became of those that are gone.
+
+    Args:
+        rules: the built-in pack's first, each pack's by code.
+        removed: code or name of a rule that no longer exists to what to use instead.
+    """
+
+    rules: tuple[Rule, ...]
+    removed: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def formerly(self) -> Mapping[str, Rule]:
+        """Codes and names that rules had before."""
+        return {word: rule for rule in self.rules for word in rule.formerly}
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Everything that means a rule."""
+        return frozenset({word for rule in self.rules for word in (rule.code, rule.name)} | set(self.formerly))
+
+    def choose(self, settings: Settings) -> tuple[Rule, ...]:
+        """The rules that the settings, with present codes, let report.
+
+        Raises:
+            UsageError: nothing is left.
+        """
+        rules = (rule for rule in self.rules if settings.preview or not rule.preview)
+        chosen = tuple(rule for rule in rules if settings.wants(rule.code, rule.name))
+        if not chosen:
+            raise UsageError("select and ignore leave no rule to check")
+        return chosen
+
+    def find(self, word: str) -> Rule:
+        """The rule with this code (in any case) or name, or that had it.
+
+        Raises:
+            UsageError: there is none.
+        """
+        for rule in self.rules:
+            if word.upper() in (rule.code, *rule.formerly) or word.lower() in (rule.name, *rule.formerly):
+                return rule
+        raise UsageError(self._unknown(word))
+
+    def current(self, settings: Settings) -> Settings:
+        """The settings with the present codes of renamed rules in place of the old ones.
+
+        Raises:
+            UsageError: a selector matches no rule, or only one that is removed or in preview.
+        """
+
+        def meant(selectors: Iterable[str], option: str) -> tuple[str, ...]:
+            return tuple(self._meant(selector, option.replace("_", "-"), settings) for selector in selectors)
+
+        changed: dict[str, Any] = {name: meant(getattr(settings, name), name) for name in ("select", "extend_select", "ignore")}
+        for name in ("per_file_ignores", "per_target_ignores", "per_module_ignores"):
+            changed[name] = {key: meant(codes, f"{name}: {key}") for key, codes in getattr(settings, name).items()}
+        changed["target"] = tuple(
+            replace(target, own={**target.own, "ignore": meant(target.own["ignore"], f"target {target.name}: ignore")})
+            if "ignore" in target.own
+            else target
+            for target in settings.target
+        )
+        return replace(settings, **changed)
+
+    def _meant(self, selector: str, option: str, settings: Settings) -> str:
+        if selector == "ALL":
+            return selector
+        if selector in self.formerly:
+            rule = self.formerly[selector]
+            _log.warning("%s: %s is called %s %s now", option, selector, rule.code, rule.name)
+            selector = rule.code
+        found = [rule for rule in self.rules if weight(selector, rule.code, rule.name)]
+        if not found:
+            raise UsageError(f"{option}: {self._unknown(selector)}")
+        if option.endswith("select") and not settings.preview and all(rule.preview for rule in found):
+            raise UsageError(f"{option}: {selector} is in preview: --preview lets it report")
+        return selector
+
+    def _unknown(self, word: str) -> str:
+        if word in self.removed:
+            return f"{word} was removed: {self.removed[word]}"
+        hint = suggest(word.upper(), self.words) or suggest(word.lower(), self.words) or "; `gradlint rules` lists the rules"
+        return f"no rule is called {word!r}{hint}"
+
+
+def load_rules(folders: Iterable[Path] = ()) -> Catalogue:
+    """Every rule of every pack: the built-in one, the installed ones, those in ``folders``.
 
     Raises:
         PackError: a pack cannot be imported or is empty, a module holds not one rule, a code or name occurs twice.
     """
     installed = sorted({entry.value for entry in entry_points(group=GROUP)} - {BUILT_IN})
+    names = [BUILT_IN, *installed, *(_register(folder) for folder in folders)]
     rules: list[Rule] = []
-    for pack in (BUILT_IN, *installed):
-        for rule in load_pack(pack):
-            for other in rules:
-                if rule.code == other.code:
-                    raise PackError(f"{rule.code} is defined by {_place(other)} and {_place(rule)}")
-                if rule.name == other.name:
-                    raise PackError(f"the name {rule.name} is used by {_place(other)} and {_place(rule)}")
+    taken: dict[str, Rule] = {}
+    removed: dict[str, str] = {}
+    for name in names:
+        for rule in load_pack(name):
+            for word in (rule.code, rule.name, *rule.formerly):
+                if word in taken:
+                    raise PackError(f"{word} is defined by {_place(taken[word])} and {_place(rule)}")
+                taken[word] = rule
             rules.append(rule)
-    return tuple(rules)
+        removed.update(getattr(sys.modules[name], "REMOVED", {}))
+    if again := sorted(taken.keys() & removed.keys()):
+        raise PackError(f"{again[0]} was removed and must not come back with another meaning: {_place(taken[again[0]])}")
+    return Catalogue(tuple(rules), removed)
 
 
 def load_pack(name: str) -> tuple[Rule, ...]:
@@ -61,37 +165,31 @@ def load_pack(name: str) -> tuple[Rule, ...]:
     return tuple(sorted(rules, key=lambda rule: rule.code))
 
 
-def choose(rules: Iterable[Rule], settings: Settings) -> tuple[Rule, ...]:
-    """The rules that the settings let report.
-
-    Raises:
-        UsageError: a selector matches no rule, or nothing is left.
-    """
-    rules = tuple(rules)
-    known = {word for rule in rules for word in (rule.code, rule.name)}
-    for option, selectors in (("select", settings.select), ("ignore", settings.ignore)):
-        for selector in selectors:
-            if selector not in known | {"ALL"} and not any(rule.code.startswith(selector) for rule in rules):
-                hint = suggest(selector, known) or "; `gradlint rules` lists the rules"
-                raise UsageError(f"{option}: no rule is called {selector!r}{hint}")
-    chosen = tuple(rule for rule in rules if settings.wants(rule.code, rule.name))
-    if not chosen:
-        raise UsageError("select and ignore leave no rule to check")
-    return chosen
-
-
-def find(rules: Sequence[Rule], word: str) -> Rule:
-    """The rule with this code (in any case) or name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    for rule in rules:
-        if word.upper() == rule.code or word.lower() == rule.name:
-            return rule
-    known = [name for rule in rules for name in (rule.code, rule.name)]
-    hint = suggest(word.upper(), known) or suggest(word.lower(), known) or "; `gradlint rules` lists the rules"
-    raise UsageError(f"no rule is called {word!r}{hint}")
+def _register(folder: Path) -> str:
+    """Make a folder importable under its own name, and nothing beside it."""
+    folder = folder.resolve()
+    name = folder.name
+    if not folder.is_dir() or not name.isidentifier():
+        why = "there is no such folder" if not folder.is_dir() else "its name must be one that Python can import"
+        raise PackError(f"rule pack {str(folder)!r}: {why}")
+    known = sys.modules.get(name)
+    if known is not None:
+        if str(folder) in [str(Path(path).resolve()) for path in getattr(known, "__path__", [])]:
+            return name
+        raise PackError(f"rule pack {str(folder)!r}: another module is called {name!r} already")
+    init = folder / "__init__.py"
+    spec = spec_from_file_location(name, init, submodule_search_locations=[str(folder)]) if init.exists() else None
+    if spec is None:
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [str(folder)]
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        if spec.loader is not None:
+            spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise PackError(f"rule pack {name!r} cannot be imported: {error}") from error
+    return name
 
 
 def _import(module: str, pack: str) -> ModuleType:

@@ -19,15 +19,15 @@ import networkx as nx
 from torch import fx
 
 from gradlint.analysis import Analysis
+from gradlint.blocks import Repeat, find_repeats
+from gradlint.causes import NEUTRAL, cause_of
 from gradlint.recurrence import Recurrence, find_recurrences
+from gradlint.route import Route, dominant
 from gradlint.trace.graph import Step, op_name, step
 
 __all__ = ["Paths", "Segment", "find_paths"]
 
 _ENTRY = "<input>"
-_NORMS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "normalize")
-_LINEAR = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "addmm")
-_PRODUCTS = ("matmul", "bmm", "mm", "einsum", "baddbmm", "bilinear")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Segment:
     """A stretch of the spine, from ``start`` (nearer the loss) to ``end``.
 
     Args:
-        cause: ``weights``, ``activation``, ``norm``, ``residual``, ``recurrence`` or ``other``.
+        cause: ``recurrence``, or as :func:`~gradlint.causes.cause_of` names it.
         log2: bits of gradient norm gained from start to end.
         nodes: the ops whose backward the segment is.
         parameter: the weight that acts in it, if one does.
@@ -62,6 +62,8 @@ class Paths:
         gains: node name to the bits of its gradient's norm over the output's.
         recurrences: weights that act again and again on what they made.
         entries: where the gradient leaves the model (its inputs, or the lookups that stand in for them), the largest first.
+        route: the way that most of it takes there.
+        repeats: blocks that repeat, with the gain of each and the law of depth.
     """
 
     log2: float | None
@@ -69,6 +71,29 @@ class Paths:
     gains: Mapping[str, float]
     recurrences: tuple[Recurrence, ...]
     entries: tuple[str, ...] = ()
+    route: Route | None = None
+    repeats: tuple[Repeat, ...] = ()
+
+    @property
+    def dominators(self) -> tuple[str, ...]:
+        """The nodes that all gradient to the first layer passes, from the output on."""
+        return (*(s.start for s in self.segments), *(s.end for s in self.segments[-1:]))
+
+    @property
+    def layers(self) -> Mapping[str, float]:
+        """Parameter of two or more axes to the bits from the output to the op on the spine that it acts in."""
+        return {s.parameter: self.gains[s.start] for s in self.segments if s.parameter is not None and s.start in self.gains}
+
+    def worst(self, sign: int) -> tuple[Segment, ...]:
+        """The contiguous stretch of the spine that gains most (``sign`` +1) or loses most (-1); empty where none does."""
+        best, total, begin, found = 0.0, 0.0, 0, (0, 0)
+        for i, segment in enumerate(self.segments):
+            if total <= 0.0:
+                total, begin = 0.0, i
+            total += sign * segment.log2
+            if total > best:
+                best, found = total, (begin, i + 1)
+        return self.segments[slice(*found)]
 
     @property
     def entry(self) -> str | None:
@@ -107,12 +132,16 @@ def find_paths(analysis: Analysis) -> Paths:
         spine.remove(_ENTRY)
     reused = {name for recurrence in recurrences for name in recurrence.members}
     place = {name: i for i, name in enumerate(graph)}
-    segments = tuple(_segment(graph, place, nodes, bits, start, end, reused) for start, end in pairwise(spine))
+    leading = nx.ancestors(graph, _ENTRY)
+    segments = tuple(_segment(graph, leading, place, nodes, bits, start, end, reused) for start, end in pairwise(spine))
     segments = _to_first_layer(segments)
     if not segments:
         return Paths(None, (), gains, recurrences)
     by_size = tuple(sorted(entries, key=lambda name: (-bits[name], name)))
-    return Paths(sum(s.log2 for s in segments), _with_norms(segments), gains, recurrences, by_size)
+    members = {name: str(node.args[0]) for name, node in nodes.items() if _is_member(node)}
+    route = dominant(nodes, flowed.edges, members, bits, source, by_size[0])
+    repeats = find_repeats(flowed.traced.modules, spine, bits, flowed.traced.parameters)
+    return Paths(sum(s.log2 for s in segments), _with_norms(segments), gains, recurrences, by_size, route, repeats)
 
 
 def _is_member(node: fx.Node) -> bool:
@@ -154,6 +183,7 @@ def _spine(graph: nx.DiGraph[str], source: str) -> list[str]:
 
 def _segment(
     graph: nx.DiGraph[str],
+    leading: set[str],
     place: Mapping[str, int],
     nodes: Mapping[str, fx.Node],
     bits: Mapping[str, float],
@@ -162,14 +192,12 @@ def _segment(
     reused: set[str],
 ) -> Segment:
     """One stretch of the spine: the ops between, and what they are called."""
-    ops = [n for n in sorted(_between(graph, start, end), key=place.__getitem__) if n in nodes]
+    ops = [n for n in sorted(_between(graph, start, end) & leading, key=place.__getitem__) if n in nodes]
     log2 = (bits[end] - bits[start]) / 2
     if reused.intersection(ops) or any(nodes[n].op == "call_module" for n in ops):
         cause = "recurrence"
-    elif len(ops) > 1:
-        cause = "residual"
     else:
-        cause = _cause(nodes[start]) if start in nodes else "other"
+        cause = cause_of(nodes[start], several=len(ops) > 1) if start in nodes else "other"
     weight = _weight(nodes, ops)
     module = next((step(nodes[n]).module for n in ops), "")
     return Segment(start, end, cause, log2, tuple(ops), module, weight)
@@ -186,35 +214,6 @@ def _between(graph: nx.DiGraph[str], start: str, end: str) -> set[str]:
     return seen
 
 
-def _cause(node: fx.Node) -> str:
-    op = op_name(node)
-    if op in _LINEAR or (op in _PRODUCTS and any(n.op == "get_attr" for n in node.all_input_nodes)):
-        return "weights"
-    if op in _NORMS:
-        return "norm"
-    facts = step(node)
-    inputs = [n for n in node.all_input_nodes if step(n).floating]
-    if len(inputs) == 1 and step(inputs[0]).shape == facts.shape and op not in ("dropout", "softmax", "mul", "add", "div"):
-        return "activation" if _is_curved(op) else "other"
-    return "other"
-
-
-def _is_curved(op: str) -> bool:
-    return op not in {
-        "view",
-        "reshape",
-        "clone",
-        "contiguous",
-        "to",
-        "float",
-        "sub",
-        "neg",
-        "getitem",
-        "permute",
-        "transpose",
-    }
-
-
 def _weight(nodes: Mapping[str, fx.Node], ops: Iterable[str]) -> str | None:
     """The last parameter of two or more axes that acts in these ops (nearest the loss first)."""
     for name in ops:
@@ -227,7 +226,7 @@ def _weight(nodes: Mapping[str, fx.Node], ops: Iterable[str]) -> str | None:
 
 def _to_first_layer(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     """Leave out what is done to the input before the first layer (``x / 255``, a norm of embeddings): no weight hears of it."""
-    last = max((i for i, s in enumerate(segments) if s.parameter or s.cause not in ("other", "activation", "norm")), default=-1)
+    last = max((i for i, s in enumerate(segments) if s.parameter or s.cause not in (*NEUTRAL, "activation", "norm")), default=-1)
     return segments[: last + 1]
 
 
@@ -240,6 +239,6 @@ def _with_norms(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
         out.append(Segment(s.start, s.end, s.cause, s.log2, s.nodes, s.module, s.parameter, marked))
         if s.cause == "norm":
             behind_norm = True
-        elif s.cause != "other":
+        elif s.cause not in NEUTRAL:
             behind_norm = False
     return tuple(out)

@@ -161,6 +161,11 @@ class Grid:
         return out if step(node).grad else out.detach()
 
     @property
+    def cone(self) -> Cone:
+        """What is evaluated."""
+        return self._cone
+
+    @property
     def root(self) -> fx.Node:
         """The node that all members are functions of."""
         return self._cone.root

@@ -7,71 +7,94 @@ thresholds come from :data:`LIMITS`.
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
 from torch import fx
 
 from gradlint.analysis import Analysis
+from gradlint.blocks import DepthLaw, Repeat
+from gradlint.causes import NEUTRAL
 from gradlint.comparison import Claim, Place
 from gradlint.config import Settings
+from gradlint.dormant import Dormant, dormant, woken
+from gradlint.evidence import (
+    NORMS,
+    Activation,
+    Collapse,
+    Evidence,
+    Layer,
+    Op,
+    Ops,
+    Range,
+    Ref,
+    Scores,
+    Singularity,
+    Stream,
+    Symptoms,
+    find_symptoms,
+)
 from gradlint.findings import Confidence, Factor, Finding, Location, Severity
 from gradlint.idle import Cancelled, cancelled, unused
+from gradlint.limits import LIMITS, Limit
+from gradlint.mitigation import Mitigation
 from gradlint.moments import Moments
 from gradlint.paths import Paths, Segment, find_paths
-from gradlint.recipe import Recipe
+from gradlint.recipe import Optimizer, Recipe
 from gradlint.recurrence import Curve, Recurrence
+from gradlint.run import Crash, Run, Stale, Unused
+from gradlint.spread import Spread
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
+from gradlint.wording import bits, collapse, times
 
 __all__ = [
     "LIMITS",
+    "NEUTRAL",
+    "NORMS",
+    "Activation",
     "Cancelled",
     "Claim",
+    "Collapse",
     "Confidence",
     "Context",
+    "Crash",
     "Curve",
+    "DepthLaw",
+    "Dormant",
+    "Evidence",
     "Factor",
     "Finding",
+    "Layer",
     "Limit",
     "Location",
     "Moments",
+    "Op",
+    "Ops",
+    "Optimizer",
     "Paths",
     "Place",
+    "Range",
     "Recipe",
     "Recurrence",
+    "Ref",
+    "Repeat",
     "Rule",
+    "Run",
+    "Scores",
     "Segment",
     "Severity",
+    "Singularity",
+    "Stale",
+    "Stream",
+    "Symptoms",
+    "Unused",
     "bits",
     "collapse",
     "times",
 ]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """One threshold in bits of rms, with where it comes from."""
-
-    warning: float
-    error: float
-    source: str
-
-
-LIMITS: Mapping[str, Limit] = {
-    "explode": Limit(9.0, 10.0, "published failures lie above 1e3, the largest healthy model at 3e2"),
-    "vanish": Limit(-11.0, -13.3, "published failures lie below 1e-4; SGD fails near -5.5 bits, Adam near -13.5"),
-    "layer_large": Limit(1.5, 3.0, "He et al. 2015: a layer should keep the variance; 1.5 bits is 8 times it"),
-    "layer_small": Limit(-3.0, -5.0, "PyTorch's default weights give -2.8 bits with a sigmoid, the smallest in common use"),
-    "layers_total": Limit(4.0, 10.0, "one deviating layer shifts a scale; several multiply"),
-    "activation": Limit(-1.0, -2.0, "Eφ'² = 1/4: half of the gradient norm per layer; ReLU keeps 2^-0.5"),
-    "activation_total": Limit(-6.0, -10.0, "a sigmoid tower of three layers"),
-    "recurrence": Limit(5.0, 10.0, "Pascanu et al. 2013: growth is certain above radius 1; T·log2 of it is what training sees"),
-}
-"""Every threshold of the built-in rules, in bits of gradient norm."""
 
 
 _SPREAD = 0.5  # bits; below, 80 % of the draws lie within a factor of 1.6 of the median
@@ -85,7 +108,7 @@ class Context:
         analysis: the prediction.
         target: the model as the user named it.
         settings: of this run.
-        recipe: what the training script says; None where none was named.
+        recipe: what the training script or the configuration says; None where nothing was said.
     """
 
     analysis: Analysis
@@ -99,10 +122,34 @@ class Context:
         return find_paths(self.analysis)
 
     @cached_property
+    def awake(self) -> Context:
+        """This model, or, where zeros keep all gradient from its input, the same after the steps that move them."""
+        context, flowed = self, woken(self.analysis.flowed) if self.paths.log2 is None else None
+        while context.paths.log2 is None and flowed is not None:
+            context = replace(self, analysis=Analysis.of(flowed))
+            flowed = woken(flowed)
+        return context
+
+    @cached_property
+    def spread(self) -> Spread | None:
+        """How far the end-to-end gain of one draw of the weights lies from the mean; None where that is not known."""
+        scale = self.analysis.spreads.backward.get(self.paths.entry or "")
+        return None if scale is None else scale.spread
+
+    @cached_property
+    def symptoms(self) -> Symptoms:
+        """What else the moments say about training: collapse, scale of the output, sharpness."""
+        return find_symptoms(self.analysis.flowed, self.paths)
+
+    @cached_property
     def typical(self) -> float:
         """Bits by which the median end-to-end gain differs from the mean one; 0 where draws of the weights hardly differ."""
-        scale = self.analysis.spreads.backward.get(self.paths.entry or "")
-        return scale.spread.typical if scale is not None and scale.spread.bits > _SPREAD else 0.0
+        return self.spread.typical if self.spread is not None and self.spread.bits > _SPREAD else 0.0
+
+    def width(self, segment: Segment) -> int:
+        """How many numbers each output of a segment's weight is made of, or feeds, whichever are fewer: its fan-in or fan-out."""
+        shape = self.parameters[str(segment.parameter)].shape
+        return min(math.prod(shape[1:]), shape[0] * math.prod(shape[2:]))
 
     def steps_of(self, recurrence: Recurrence) -> int:
         """How many steps a recurrence is judged for: those configured, where it runs along a sequence, else those traced."""
@@ -128,6 +175,16 @@ class Context:
         """Leaf recurrent modules by node name."""
         traced = self.analysis.flowed.traced
         return {n.name: traced.model.get_submodule(str(n.target)) for n in traced.graph.nodes if n.op == "call_module"}
+
+    @cached_property
+    def mitigation(self) -> Mitigation:
+        """What keeps training going where the cause of a gain cannot be removed."""
+        return Mitigation(self.analysis, self.recipe)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What the model is made of and does, beside the gains."""
+        return Evidence(self.analysis.flowed)
 
     def leaf_path(self, node: str) -> str:
         """Module path of a leaf recurrent module."""
@@ -156,6 +213,11 @@ class Context:
     def cancelled(self) -> tuple[Cancelled, ...]:
         """Parameters whose only effect is taken out again by what follows: their gradient is zero, always."""
         return tuple(cancelled(self.analysis.flowed))
+
+    @cached_property
+    def dormant(self) -> Dormant:
+        """Parameters that no gradient ever reaches because others are zero."""
+        return dormant(self.analysis.flowed)
 
     @cached_property
     def unused(self) -> tuple[str, ...]:
@@ -267,15 +329,25 @@ class Context:
 
 
 class Rule(ABC):
-    """One check. Subclass it in a module named after its code; nothing to register."""
+    """One check. Subclass it in a module named after its code; nothing to register.
+
+    ``preview``: it reports only where ``--preview`` asks for it. ``formerly``: codes and names it had, which still mean it.
+    """
 
     code: ClassVar[str]
     name: ClassVar[str]
     severity: ClassVar[Severity]
+    preview: ClassVar[bool] = False
+    formerly: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def check(self, context: Context) -> Iterable[Finding]:
         """Yield what is wrong with the model."""
+
+    def review(self, run: Run) -> Iterable[Finding]:
+        """Yield what is wrong with the run as a whole, after every model was checked."""
+        del run
+        return ()
 
     def finding(
         self,
@@ -305,45 +377,7 @@ class Rule(ABC):
             dict(evidence or {}),
             factors,
             tuple(instances),
-            tuple(notes),
+            (*notes, *(() if claim is None else context.mitigation.notes(claim.log2, evidence or {}))),
             fix,
             claim,
         )
-
-
-def bits(gain: float) -> float:
-    """log2."""
-    return math.log2(gain)
-
-
-def times(log2: float) -> str:
-    """A gain in bits as the factor a reader knows: ``×4.3e5``."""
-    if abs(log2) > 1000:
-        return f"×2^{log2:.0f}"
-    factor = 2.0**log2
-    if 100 <= factor < 1e4:
-        text = f"{factor:.0f}"
-    elif 1e-3 <= factor < 100:
-        text = f"{factor:.2g}"
-    else:
-        mantissa, _, exponent = f"{factor:.1e}".partition("e")
-        text = f"{mantissa}e{int(exponent)}"
-    return f"×{text}"
-
-
-def collapse(names: Iterable[str]) -> str:
-    """``blocks.0.fc, blocks.1.fc, …`` as ``blocks.{0…47}.fc``."""
-    patterns: dict[str, list[int]] = {}
-    for name in names:
-        match = re.search(r"\d+", name)
-        key = name if match is None else name[: match.start()] + "{}" + name[match.end() :]
-        patterns.setdefault(key, []).append(-1 if match is None else int(match.group()))
-    shown = []
-    for key, numbers in patterns.items():
-        if numbers == [-1] * len(numbers):
-            shown.append(key)
-        elif len(numbers) == 1:
-            shown.append(key.replace("{}", str(numbers[0])))
-        else:
-            shown.append(key.replace("{}", f"{{{min(numbers)}…{max(numbers)}}}"))
-    return ", ".join(shown)

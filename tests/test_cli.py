@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from gradlint.testing import SECTIONS
+
+ROOT = Path(__file__).parent.parent
 GOOD = """
 import torch.nn as nn
 
@@ -162,13 +166,25 @@ def test_a_crash_in_the_analysis_is_a_failure_of_that_model(gradlint, good, monk
 def test_a_crash_of_a_rule_is_a_failure_and_the_other_rules_are_heard(gradlint, bad, monkeypatch):
     from gradlint.packs import load_rules
 
-    broken = next(rule for rule in load_rules() if rule.code == "GL201")
+    broken = next(rule for rule in load_rules().rules if rule.code == "GL201")
     monkeypatch.setattr(type(broken), "check", lambda self, context: 1 / 0)
     done = gradlint("bad.py", "--output-format", "json")
     report = json.loads(done.out)
     assert done.code == 2
     assert "rule GL201 failed" in report["failures"][0]["message"]
-    assert [finding["code"] for finding in report["findings"]] == ["GL101"]
+    assert sorted(finding["code"] for finding in report["findings"]) == ["GL101", "GL903"]
+
+
+def test_a_crash_of_a_rule_names_what_it_was_looking_at(gradlint):
+    path = ROOT / "fixtures" / "gl903" / "bad.py"
+    report = json.loads(gradlint(path, "--output-format", "json", "--select", "BX101,GL903").out)
+    (finding,) = report["findings"]
+    assert finding["evidence"]["rule"] == "BX101"
+    assert finding["evidence"]["node"] == "conv.weight"
+    assert finding["evidence"]["error"].startswith("ValueError: too many values to unpack")
+    assert finding["evidence"]["where"].endswith("bx101_zero_width.py:16")
+    assert finding["location"]["line"] == 7
+    assert report["exit_code"] == 2
 
 
 def test_ctrl_c_exits_130(gradlint, good, monkeypatch):
@@ -187,6 +203,24 @@ def test_output_file_gets_the_report_and_stdout_nothing(gradlint, bad, tmp_path)
     assert gradlint("bad.py", "-o", "no/such/folder.txt").code == 2
 
 
+def test_several_outputs_at_once_are_the_same_bytes_every_time(gradlint, bad, tmp_path):
+    names = ["a.sarif", "b.json", "c.xml", "d.md", "e.jsonl", "quality.json"]
+    flags = [flag for name in names for flag in ("-o", name)]
+    seen = []
+    for _ in range(2):
+        done = gradlint("bad.py", *flags, "-o", "-", "--output-format", "gitlab", "--output-format", "github")
+        assert done.code == 1
+        seen.append([(tmp_path / name).read_bytes() for name in names] + [done.out])
+    assert seen[0] == seen[1]
+    sarif = json.loads(seen[0][0])["runs"][0]
+    assert [result["ruleId"] for result in sarif["results"]] == ["GL101", "GL201"]
+    assert "## When to ignore it" in sarif["tool"]["driver"]["rules"][0]["help"]["markdown"]
+    hops = sarif["results"][0]["codeFlows"][0]["threadFlows"][0]["locations"]
+    assert len(hops) == 40
+    total = json.loads(seen[0][1])["targets"][0]["gain_log2"]
+    assert hops[-1]["location"]["message"]["text"].endswith(f"×{2**total:.3g} so far")
+
+
 def test_quiet_prints_nothing_for_a_clean_model(gradlint, good):
     assert gradlint("good.py", "-q", *INPUT).out == ""
 
@@ -196,6 +230,75 @@ def test_configuration_is_read_and_flags_replace_it(gradlint, bad, tmp_path):
     assert gradlint("bad.py").code == 0
     assert gradlint("bad.py", "--select", "GL101").code == 1
     assert gradlint("bad.py", "--isolated").code == 1
+
+
+def test_every_setting_has_a_twin_in_the_environment(gradlint, bad, monkeypatch):
+    monkeypatch.setenv("GRADLINT_SELECT", "GL4,GL301")
+    assert gradlint("bad.py").code == 0
+    assert gradlint("bad.py", "--select", "GL101").code == 1
+    monkeypatch.setenv("GRADLINT_FAIL_ON", "eror")
+    done = gradlint("bad.py")
+    assert (done.code, done.out) == (2, "")
+    monkeypatch.setenv("GRADLINT_FAIL_ON", "never")
+    monkeypatch.setenv("GRADLINT_SLECT", "GL1")
+    done = gradlint("bad.py", "--select", "GL101")
+    assert done.code == 0
+    assert done.err.startswith("gradlint: the environment variable GRADLINT_SLECT means nothing; did you mean 'GRADLINT_SELECT'?")
+
+
+def test_every_key_of_the_file_that_is_no_table_has_a_flag_and_a_twin():
+    from gradlint.cli import _TWINS, check
+    from gradlint.config import KINDS, schema
+
+    tables = {key.replace("-", "_") for key, what in schema()["properties"].items() if what.get("type") in ("object", "array")}
+    keys = set(KINDS) - tables - {"required_version"}
+    assert keys <= {parameter.name for parameter in check.params}
+    assert keys <= {twin.removeprefix("GRADLINT_").lower() for twin in _TWINS}
+
+
+CONFIGURED = """
+[[target]]
+name = "wide"
+model = "bad.py:build"
+args = {depth = 2}
+max-gain = 3
+ignore = ["GL2"]
+
+[[target]]
+name = "deep"
+model = "bad.py:build"
+"""
+
+
+def test_without_targets_those_of_the_configuration_are_checked(gradlint, bad, tmp_path):
+    bad.write_text(BAD.replace("build()", "build(depth=20)").replace("range(20)", "range(depth)"))
+    (tmp_path / "gradlint.toml").write_text(CONFIGURED)
+    report = json.loads(gradlint("--output-format", "json").out)
+    assert [(target["name"], len(target["parameters"])) for target in report["targets"]] == [("wide", 4), ("deep", 40)]
+    assert {(finding["code"], finding["target"]) for finding in report["findings"]} == {
+        ("GL190", "wide"),
+        ("GL101", "deep"),
+        ("GL201", "deep"),
+    }
+    report = json.loads(gradlint("wide", "--output-format", "json", "--max-gain", "100").out)
+    assert [target["name"] for target in report["targets"]] == ["wide"]
+    assert report["ok"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("{dept = 2}", "build takes no argument 'dept'"),
+        ("{depth = 2, width = 'x'}", "raised TypeError"),
+        ("{}", "build needs arguments: depth"),
+    ],
+)
+def test_arguments_of_a_target_that_do_not_fit_are_told(gradlint, bad, tmp_path, args, message):
+    bad.write_text(BAD.replace("build()", "build(depth, width=64)").replace("64, 64", "64, width"))
+    (tmp_path / "gradlint.toml").write_text(f'[[target]]\nname = "a"\nmodel = "bad.py:build"\nargs = {args}\n')
+    done = gradlint()
+    assert done.code == 2
+    assert message in done.out
 
 
 def test_color_is_off_without_a_terminal_and_on_when_asked(gradlint, good):
@@ -222,10 +325,18 @@ def test_explain_prints_the_docstring_by_code_and_by_name(gradlint):
     assert gradlint("explain", "exploding-path").out == by_code.out
 
 
+def test_explain_as_json_has_every_section(gradlint):
+    found = json.loads(gradlint("explain", "exploding-path", "--output-format", "json").out)
+    assert (found["code"], found["name"], found["severity"], found["preview"]) == ("GL101", "exploding-path", "error", False)
+    assert list(found["sections"]) == list(SECTIONS)
+    assert all(found["sections"].values())
+    assert found["markdown"] == gradlint("explain", "GL101").out.rstrip("\n")
+
+
 def test_rules_lists_every_rule(gradlint):
     table = gradlint("rules").out
     rows = json.loads(gradlint("rules", "--output-format", "json").out)
-    assert {"code", "name", "severity", "summary", "pack"} == set(rows[0])
+    assert {"code", "name", "severity", "preview", "summary", "pack"} == set(rows[0])
     assert all(row["code"] in table and row["name"] in table for row in rows)
 
 

@@ -70,3 +70,48 @@ def test_a_weight_sees_itself_in_its_gradient(name: str) -> None:
     found = compare(analysis, measure(build, [InputSpec("x", shape, "float32")], 48))
     entry = next(e for e in found.gradient.entries if e.name == parameter)
     assert abs(entry.bits) < 0.15 + 2 * entry.noise, entry
+
+
+class Autoencoder(nn.Module):
+    """A variational one: the gradient of the code leans on the code, the noise in it on the noise (Kingma & Welling 2014)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Sequential(nn.Linear(60, 64), nn.ReLU(), nn.Linear(64, 16))
+        self.decode = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 60))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, log_variance = self.encode(x).chunk(2, -1)
+        code = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance)
+        return F.mse_loss(self.decode(code), x, reduction="sum") / len(x)
+
+
+class Temperature(nn.Module):
+    """Cosines over a temperature that is learned (Radford et al. 2021): it meets every logit with the logit's own gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(40, 64), nn.Linear(30, 64)
+        self.scale = nn.Parameter(torch.tensor(2.5))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        a, b = F.normalize(self.left(x), dim=-1), F.normalize(self.right(y), dim=-1)
+        return F.cross_entropy(self.scale.exp() * a @ b.T, label)
+
+
+WHOLE: dict[str, tuple[Callable[[], nn.Module], list[InputSpec]]] = {
+    "reconstruction": (Autoencoder, [InputSpec("x", (32, 60), "float32")]),
+    "temperature": (
+        Temperature,
+        [InputSpec("x", (32, 40), "float32"), InputSpec("y", (32, 30), "float32"), InputSpec("label", (32,), "int64", high=32)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_made_an_output_meets_it_in_the_gradient_of_a_loss(name: str) -> None:
+    build, inputs = WHOLE[name]
+    found = compare(gradlint.analyze(build, inputs), measure(build, inputs, 12))
+    assert not found.zeros
+    for entry in found.gradient.entries:
+        assert abs(entry.bits) < 0.35 + 2 * entry.noise, entry

@@ -29,7 +29,7 @@ def dev():
     return module
 
 
-@pytest.mark.parametrize("name", ["README.md", "rules/README.md"])
+@pytest.mark.parametrize("name", ["README.md", "rules/README.md", "docs/configuration.md"])
 def test_generated_parts_are_current(dev, name):
     text = (ROOT / name).read_text("utf-8")
     assert dev.MARKED.search(text), "there is something to generate"
@@ -40,7 +40,7 @@ def test_every_task_is_described(dev):
     assert set(re.findall(r"^    \./dev (\w+)", dev.__doc__, re.MULTILINE)) == set(dev.TASKS)
 
 
-@pytest.mark.parametrize("name", ["README.md", "rules/README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "rules/README.md", "docs/configuration.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(name):
     path = ROOT / name
     for link in re.findall(r"\]\(([^)#]+)\)", path.read_text("utf-8")):
@@ -48,12 +48,8 @@ def test_links_lead_somewhere(name):
             assert (path.parent / link).exists(), link
 
 
-def test_settings_named_in_the_readme_exist():
-    from gradlint.config import _READERS
-
-    listed = re.search(r"takes the flags by name: (.*?)\.\s", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    assert listed is not None
-    assert set(re.findall(r"`([a-z-]+)`", listed[1])) == {name.replace("_", "-") for name in _READERS}
+def test_the_schema_for_editors_is_current(dev):
+    assert (ROOT / dev.SCHEMA).read_text("utf-8") == dev.capture("config", "--output-format", "json"), "run ./dev docs"
 
 
 def test_the_changelog_names_every_rule():

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gradlint.config import Settings
-from gradlint.engine import lint_targets
-from gradlint.findings import Report, Severity
+from benchmarks.findings import EXPECTED, digest, judged, kept, told
+from gradlint.findings import Severity
 
-ZOO = Path(__file__).parents[1] / "fixtures" / "zoo"
-EXPECTED: dict[str, dict[str, Any]] = tomllib.loads((ZOO / "expected.toml").read_text(encoding="utf-8"))
-
-
-def _lint(key: str) -> Report:
-    return lint_targets([str(ZOO / key)], Settings(input=tuple(EXPECTED[key].get("inputs", ()))))
+CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 
 
 def _expected(*verdicts: str) -> list[Any]:
@@ -31,7 +24,7 @@ def _expected(*verdicts: str) -> list[Any]:
 
 @pytest.mark.parametrize("key", _expected("clean"))
 def test_healthy_model_passes(key: str) -> None:
-    report = _lint(key)
+    report = judged(key)
     assert not report.failures
     assert [str(f.code) + " " + f.message for f in report.findings if f.severity.rank >= Severity.WARNING.rank] == []
     assert report.exit_code == 0
@@ -39,7 +32,7 @@ def test_healthy_model_passes(key: str) -> None:
 
 @pytest.mark.parametrize("key", _expected("explodes", "vanishes"))
 def test_bad_model_fails_on_the_guilty_line(key: str) -> None:
-    report, expected = _lint(key), EXPECTED[key]
+    report, expected = judged(key), EXPECTED[key]
     assert report.exit_code == 1
     for code in expected["codes"]:
         places = [f.location for f in report.findings if f.code == code]
@@ -51,5 +44,17 @@ def test_bad_model_fails_on_the_guilty_line(key: str) -> None:
 
 def test_the_same_weights_get_opposite_verdicts() -> None:
     """He-initialised layers are right in a plain stack and wrong on residual branches without normalisation."""
-    assert _lint("residual_mlp.py:build_plain").ok
-    assert not _lint("residual_mlp.py:build_residual").ok
+    assert judged("residual_mlp.py:build_plain").ok
+    assert not judged("residual_mlp.py:build_residual").ok
+
+
+@pytest.mark.parametrize("key", EXPECTED)
+def test_what_is_said_of_a_model_is_what_was_said_before(key: str) -> None:
+    """`./dev bench findings --write` after a change that is meant; the CHANGELOG then says what it means for users."""
+    assert told(judged(key)) == kept().get(key)
+
+
+def test_the_changelog_explains_every_change_of_the_findings() -> None:
+    section = CHANGELOG.read_text("utf-8").partition("### Findings of the zoo\n")[2].partition("\n###")[0]
+    assert f"`{digest()}`" in section, "`./dev bench findings` says what changed; explain it there, with this digest"
+    assert list(kept()) == list(EXPECTED)

@@ -6,8 +6,9 @@ import ast
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType, ModuleType
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -17,17 +18,22 @@ from gradlint.findings import Location
 from gradlint.load.execute import reason, running, user_line
 from gradlint.load.loaded import Loaded
 
-__all__ = ["models_in", "pick"]
+__all__ = ["FACTORY", "models_in", "pick", "unnamed"]
 
-_FACTORY = re.compile(r"(build|make|create|get_model)(_\w+|[A-Z]\w*)?|model")
+FACTORY = re.compile(r"(build|make|create|get_model)(_\w+|[A-Z]\w*)?|model")
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_NOWHERE: Mapping[str, Location] = MappingProxyType({})
 _Runner = Callable[[], Any]
 
 
-def models_in(module: ModuleType, target: str, file: str, folder: str) -> list[Loaded]:
+def models_in(module: ModuleType, target: str, file: str, folder: str, places: Mapping[str, Location] = _NOWHERE) -> list[Loaded]:
     """The models of a module, in the order in which they are written.
 
     Instances win over the factories and classes they are made with, factories over the classes they name; a class that
     another model of the file names is a part of it.
+
+    Args:
+        places: where names are written, if the module is no file.
 
     Raises:
         LoadError: there is none; those that need arguments are listed.
@@ -35,8 +41,9 @@ def models_in(module: ModuleType, target: str, file: str, folder: str) -> list[L
     names = {name: value for name, value in vars(module).items() if not name.startswith("_")}
     instances = _instances(names)
     own = {name: value for name, value in names.items() if getattr(value, "__module__", None) == module.__name__}
-    factories = {n: f for n, f in own.items() if isinstance(f, FunctionType) and _FACTORY.fullmatch(n)}
+    factories = {n: f for n, f in own.items() if isinstance(f, FunctionType) and FACTORY.fullmatch(n)}
     classes = {n: c for n, c in own.items() if _is_model_class(c) and n == c.__name__}
+    classes = {n: c for n, c in classes.items() if not _is_base(c, classes.values())}
     ready = {n: v for n, v in {**classes, **factories}.items() if not _missing(v)}
     inside = {type(part) for model in instances.values() for part in model.modules()}
     used = _used_at_module_level(module) if instances else set()
@@ -48,14 +55,26 @@ def models_in(module: ModuleType, target: str, file: str, folder: str) -> list[L
     if not found:
         raise _nothing(target, file, {**classes, **factories})
     order = list(names)
-    return [_loaded(name, found[name], target, file, folder) for name in sorted(found, key=order.index)]
+    return [_loaded(name, found[name], file, folder, places.get(name)) for name in sorted(found, key=order.index)]
 
 
-def pick(module: ModuleType, name: str, target: str, file: str, folder: str) -> Loaded:
+def pick(
+    module: ModuleType,
+    name: str,
+    target: str,
+    file: str,
+    folder: str,
+    arguments: Mapping[str, Any] = _NONE,
+    places: Mapping[str, Location] = _NOWHERE,
+) -> Loaded:
     """The model of that (possibly dotted) name.
 
+    Args:
+        arguments: what to call it with, by keyword.
+        places: where names are written, if the module is no file.
+
     Raises:
-        LoadError: no such name, it is no model, or it needs arguments.
+        LoadError: no such name, it is no model, it needs arguments, or takes none of that name.
     """
     value: Any = module
     for part in name.split("."):
@@ -69,11 +88,41 @@ def pick(module: ModuleType, name: str, target: str, file: str, folder: str) -> 
         value = getattr(value, part)
     is_module = isinstance(value, nn.Module)
     if not is_module and not callable(value):
-        raise LoadError(f"{name!r} in {file} is neither a model nor a factory, but of type {type(value).__name__}", target=target)
-    if not is_module and (missing := _missing(value)):
-        hint = f"write a function without arguments that returns {name}({', '.join(f'{m}=...' for m in missing)})"
+        message = f"{name!r} in {file} is neither a model nor a factory, but of type {type(value).__name__}"
+        raise LoadError(message, target=target, hint="name an nn.Module, a class of them, or a function that returns one")
+    if is_module and arguments:
+        raise LoadError(f"{name} in {file} is built already: it takes no arguments", target=target, hint="leave out --arg")
+    if not is_module:
+        value = _called_with(value, name, arguments, target)
+    return _loaded(name, value, file, folder, places.get(name))
+
+
+def unnamed(module: ModuleType, target: str, file: str) -> LoadError:
+    """Arguments were given, and no name of what to call with them."""
+    names = _models_by_name(module)
+    hint = f"name it: {file}:{names[0]}" if names else ""
+    return LoadError("--arg is for one class or function, and none is named", target=target, hint=hint)
+
+
+def _called_with(function: Callable[..., Any], name: str, arguments: Mapping[str, Any], target: str) -> Callable[..., Any]:
+    """The function with its arguments.
+
+    Raises:
+        LoadError: it needs others, or takes none of that name.
+    """
+    taken = _parameters(function)
+    if taken is not None and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken):
+        known = [p.name for p in taken if p.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)]
+        for word in arguments:
+            if word not in known:
+                close = difflib.get_close_matches(word, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"it takes: {', '.join(known) or 'nothing'}"
+                raise LoadError(f"{name} takes no argument {word!r}", target=target, hint=hint)
+    if missing := [word for word in _missing(function) if word not in arguments]:
+        given = " ".join(f"--arg {word}=..." for word in missing)
+        hint = f"give them: {given}; or write a function without arguments that returns {name}(...)"
         raise LoadError(f"{name} needs arguments: {', '.join(missing)}", target=target, hint=hint)
-    return _loaded(name, value, target, file, folder)
+    return partial(function, **arguments) if arguments else function
 
 
 def _instances(names: dict[str, Any]) -> dict[str, nn.Module]:
@@ -93,14 +142,25 @@ def _is_model_class(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, nn.Module) and not inspect.isabstract(value)
 
 
+def _is_base(value: type[nn.Module], classes: Iterable[type[nn.Module]]) -> bool:
+    """Others derive from it, and only they have a forward."""
+    code = getattr(inspect.unwrap(value.forward), "__code__", None)
+    unwritten = value.forward is nn.Module.forward or (code is not None and code.co_names == ("NotImplementedError",))
+    return unwritten and any(other is not value and issubclass(other, value) for other in classes)
+
+
 def _missing(function: Callable[..., Any]) -> list[str]:
     """The arguments that must be given."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in _parameters(function) or () if p.default is inspect.Parameter.empty and p.kind not in variadic]
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """What it takes; None for a builtin without a signature: calling it will tell."""
     try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # a builtin without a signature: calling it will tell
-        return []
-    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in variadic]
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
 
 
 def _mentioned(value: Any) -> set[str]:
@@ -134,7 +194,7 @@ def _models_by_name(module: ModuleType) -> list[str]:
         n
         for n, v in own
         if isinstance(v, nn.Module)
-        or (getattr(v, "__module__", None) == module.__name__ and (_is_model_class(v) or _FACTORY.fullmatch(n)))
+        or (getattr(v, "__module__", None) == module.__name__ and (_is_model_class(v) or FACTORY.fullmatch(n)))
     ]
 
 
@@ -143,28 +203,32 @@ def _nothing(target: str, file: str, candidates: dict[str, Any]) -> LoadError:
         hint = "it should have an nn.Module class, a function such as build_model(), or a module-level model"
         return LoadError(f"no model found in {file}", target=target, hint=hint)
     needs = "; ".join(f"{name}({', '.join(_missing(value))})" for name, value in candidates.items())
-    hint = "write a function without arguments that returns one, such as def build_model(): ..."
+    first, value = next(iter(candidates.items()))
+    given = " ".join(f"--arg {word}=..." for word in _missing(value))
+    hint = f"name one and give its arguments: {file}:{first} {given}; or write def build_model(): ..., which returns one"
     return LoadError(f"no model in {file} can be built without arguments: {needs}", target=target, hint=hint)
 
 
-def _loaded(name: str, value: Any, target: str, file: str, folder: str) -> Loaded:
+def _loaded(name: str, value: Any, file: str, folder: str, place: Location | None) -> Loaded:
     if isinstance(value, nn.Module):
         model = value
         return Loaded(name, lambda: model, None, file, instance=True)
-    return Loaded(name, _builder(name, value, target, file, folder), _place(value), file)
+    written = value.func if isinstance(value, partial) else value
+    return Loaded(name, _builder(name, value, file, folder), place or _place(written), file)
 
 
-def _builder(name: str, function: _Runner, target: str, file: str, folder: str) -> Callable[[], nn.Module]:
+def _builder(name: str, function: _Runner, file: str, folder: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         try:
             with running(folder, file):
                 made = function()
         except (Exception, SystemExit) as error:
             where = user_line(error.__traceback__, file)
-            raise BuildError(f"{name}() raised {reason(error)}", target=target, where=where) from error
+            hint = "correct the line, or build the model another way in a function of its own; -v shows the traceback"
+            raise BuildError(f"{name}() raised {reason(error)}", where=where, hint=hint) from error
         if not isinstance(made, nn.Module):
             hint = "a factory returns the model and nothing else"
-            raise BuildError(f"{name}() returned {type(made).__name__}, not an nn.Module", target=target, hint=hint)
+            raise BuildError(f"{name}() returned {type(made).__name__}, not an nn.Module", hint=hint)
         return made
 
     return build

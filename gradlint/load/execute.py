@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from contextlib import contextmanager, redirect_stdout
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["importing", "reason", "running", "user_line"]
 
 _SKIPPED = (
-    str(Path(__file__).parent),
+    str(Path(__file__).parent.parent) + os.sep,
     "<frozen",
     *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
 )
@@ -61,7 +62,7 @@ def importing(target: str, file: str) -> Iterator[None]:
         raise
     except SyntaxError as error:
         where = f"{error.filename or file}:{error.lineno or 1}"
-        raise LoadError(f"syntax error: {error.msg}", target=target, where=where) from error
+        raise LoadError(f"syntax error: {error.msg}", target=target, where=where, hint="correct the line") from error
     except ModuleNotFoundError as error:
         hint = f"install {error.name!r} beside gradlint, or check the import" if error.name else ""
         where = user_line(error.__traceback__, file)
@@ -72,7 +73,8 @@ def importing(target: str, file: str) -> Iterator[None]:
         raise LoadError(message, target=target, where=user_line(error.__traceback__, file), hint=hint) from error
     except Exception as error:
         message = f"importing {file} raised {reason(error)}"
-        raise LoadError(message, target=target, where=user_line(error.__traceback__, file)) from error
+        hint = "what runs as a script belongs under if __name__ == '__main__':; -v shows the traceback"
+        raise LoadError(message, target=target, where=user_line(error.__traceback__, file), hint=hint) from error
 
 
 def reason(error: BaseException) -> str:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradlint.errors import LoadError
-from gradlint.load.discover import models_in, pick
+from gradlint.load.discover import models_in, pick, unnamed
 from gradlint.load.execute import importing, running
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gradlint.load.loaded import Loaded
 
 __all__ = ["load"]
 
 
-def load(target: str) -> list[Loaded] | None:
+def load(target: str, arguments: Mapping[str, Any]) -> list[Loaded] | None:
     """The models of an importable module; None if the target is no dotted name.
 
     Raises:
@@ -40,5 +42,7 @@ def load(target: str) -> list[Loaded] | None:
         module = importlib.import_module(dotted)
     file = getattr(module, "__file__", None) or dotted
     if name:
-        return [pick(module, name, target, file, folder)]
+        return [pick(module, name, target, file, folder, arguments)]
+    if arguments:
+        raise unnamed(module, target, dotted)
     return models_in(module, target, file, folder)

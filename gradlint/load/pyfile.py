@@ -8,23 +8,22 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradlint.errors import LoadError
-from gradlint.load.discover import models_in, pick
+from gradlint.load.discover import models_in, pick, unnamed
 from gradlint.load.execute import importing, running
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import ModuleType
 
     from gradlint.load.loaded import Loaded
 
 __all__ = ["load", "split"]
 
-_PICKLED = frozenset({".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib", ".npy", ".npz"})
 
-
-def load(target: str) -> list[Loaded] | None:
+def load(target: str, arguments: Mapping[str, Any]) -> list[Loaded] | None:
     """The models of a Python file; None if the target is no path.
 
     Raises:
@@ -32,9 +31,6 @@ def load(target: str) -> list[Loaded] | None:
     """
     text, name = split(target)
     path = Path(text)
-    if path.suffix.lower() in _PICKLED:
-        message = f"{text} is a file of weights; gradlint never unpickles, that would run whatever is in it"
-        raise LoadError(message, target=target, hint="point to the code that builds the model: model.py or pkg.mod:factory")
     if path.is_dir():
         raise LoadError(f"{text} is a folder", target=target, hint="name the file in it that has the model")
     looks_like_a_path = path.suffix == ".py" or "/" in text or "\\" in text or path.exists()
@@ -43,14 +39,17 @@ def load(target: str) -> list[Loaded] | None:
     if not path.exists():
         siblings = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f"did you mean {path.with_name(close[0])}?" if close else ""
+        hint = f"did you mean {path.with_name(close[0])}?" if close else "paths are relative to the folder that gradlint runs in"
         raise LoadError(f"no such file: {text}", target=target, hint=hint)
     if path.suffix != ".py":
-        raise LoadError(f"{text} is not a Python file", target=target)
+        hint = "files may be Python (.py), notebooks (.ipynb), exported programs (.pt2) and config.json of Hugging Face"
+        raise LoadError(f"{text} is not a Python file", target=target, hint=hint)
     file, folder = str(path), str(path.resolve().parent)
     module = _import(path, target)
     if name:
-        return [pick(module, name, target, file, folder)]
+        return [pick(module, name, target, file, folder, arguments)]
+    if arguments:
+        raise unnamed(module, target, file)
     return models_in(module, target, file, folder)
 
 

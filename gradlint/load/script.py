@@ -65,7 +65,8 @@ def capture(target: str, arguments: Sequence[str] = ()) -> Loaded:
         if watch.call is None:
             where = user_line(error.__traceback__, file)
             message = f"{text} raised {reason(error)} before it called a model to train it"
-            raise LoadError(message, target=target, where=where) from error
+            hint = f"the script should run as far as its first training step: python {text}"
+            raise LoadError(message, target=target, where=where, hint=hint) from error
     finally:
         os.chdir(here)
     call = watch.call
@@ -163,7 +164,7 @@ def _main(text: str, target: str) -> tuple[str, str, CodeType, ModuleType]:
             code = compile(path.read_bytes(), text, "exec")
         except (SyntaxError, ValueError) as error:  # ValueError: null bytes
             where = f"{text}:{getattr(error, 'lineno', None) or 1}"
-            raise LoadError(f"syntax error: {error}", target=target, where=where) from error
+            raise LoadError(f"syntax error: {error}", target=target, where=where, hint="correct the line") from error
         module.__file__ = text
         return text, str(path.resolve().parent), code, module
     folder = str(Path.cwd())

@@ -54,12 +54,13 @@ from gradlint.moments.gram import (
 from gradlint.moments.marginal import Marginal
 from gradlint.moments.parts import MAX_PARTS, alike, boundaries, concat, couple, cut, embed, join, moments_along, pairs_of, piece
 from gradlint.moments.products import disjoint, einsum, energy, product, total
-from gradlint.moments.profile import along, behind_product, behind_sum, carried, conditioned, linear_part, meet, transported
+from gradlint.moments.profile import along, carried, linear_part, meet
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.rows import Pattern, Rows
 from gradlint.moments.selection import MAX_MOVED, Positions, Selection, Window
 from gradlint.moments.structure import divided, exact, informed, scales, tied
 from gradlint.moments.tables import MAX_ATOMS, Array, pair_averages, take
+from gradlint.moments.transport import behind_product, behind_sum, conditioned, transported
 
 __all__ = [
     "EMPTY",

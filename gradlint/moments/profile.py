@@ -16,33 +16,20 @@ A scalar function multiplies the weights by its slope; an independent term added
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from gradlint.moments.array import Moments, align, from_pairs
-from gradlint.moments.marginal import NODES
 from gradlint.moments.parts import MAX_PARTS, boundaries, cut, join
 from gradlint.moments.products import product
 from gradlint.moments.quadrature import GRID
 from gradlint.moments.tables import Array
 
-__all__ = [
-    "Profile",
-    "Term",
-    "along",
-    "behind_product",
-    "behind_sum",
-    "carried",
-    "conditioned",
-    "linear_part",
-    "meet",
-    "transported",
-]
+__all__ = ["Profile", "Term", "along", "carried", "fewer", "later", "linear_part", "meet", "placed", "table_of", "terms_of"]
 
 _TERMS = 3
 """Terms that are kept apart; the two most alike are merged first."""
@@ -91,24 +78,25 @@ class Profile:
 
     def reindexed(self, move: Callable[[Moments], Moments]) -> Profile | None:
         """Of a gradient whose entries were moved, its tensor's with them."""
-        return _later(lambda: [replace(t, source=move(t.source)) for t in self.terms], self)
+        return later(lambda: [replace(t, source=move(t.source)) for t in self.terms], self)
 
     def scaled(self, factor: float) -> Profile | None:
         """Of the gradient times a number."""
-        return _later(lambda: [t.scaled(factor) for t in self.terms], self)
+        return later(lambda: [t.scaled(factor) for t in self.terms], self)
 
     def on(self, place: Callable[[Array], Array]) -> Profile | None:
         """On another grid: ``place`` moves a function of this one to it."""
-        return _later(lambda: [Term(t.source, place(t.amplitude), place(t.power)) for t in self.terms], self)
+        return later(lambda: [Term(t.source, place(t.amplitude), place(t.power)) for t in self.terms], self)
 
 
-def _later(make: Callable[[], Sequence[Term]], *needed: Profile | None) -> Profile | None:
+def later(make: Callable[[], Sequence[Term]], *needed: Profile | None) -> Profile | None:
     """A profile made of others."""
     depth = 1 + max((p.depth for p in needed if p is not None), default=0)
     return Profile(make, depth) if depth < _CHAIN else None
 
 
-def _terms(g: Moments) -> tuple[Term, ...]:
+def terms_of(g: Moments) -> tuple[Term, ...]:
+    """The terms of a gradient: without a profile, one that does not depend on the tensor."""
     flat = np.ones_like(GRID.z)
     return (Term(replace(g, profile=None, parts=None), flat, flat),) if g.profile is None else g.profile.terms
 
@@ -130,8 +118,8 @@ def along(g: Moments, x: Moments, factor: Array, power: Array | None = None) -> 
     if x.var <= 0.0:
         return g.scale(float(factor[len(factor) // 2]))
     square = factor**2 if power is None else power
-    terms = [Term(t.source, t.amplitude * factor, t.power * square) for t in _fewer(_terms(g), x)]
-    out = _table(terms, x)
+    terms = [Term(t.source, t.amplitude * factor, t.power * square) for t in fewer(terms_of(g), x)]
+    out = table_of(terms, x)
     return replace(out, profile=Profile(lambda: terms))
 
 
@@ -143,7 +131,8 @@ def linear_part(g: Moments, x: Moments) -> list[tuple[Moments, float]]:
     return [(t.source, float(GRID.weights @ (t.amplitude * GRID.z)) / deviation) for t in g.profile.terms]
 
 
-def _table(terms: Sequence[Term], x: Moments) -> Moments:
+def table_of(terms: Sequence[Term], x: Moments) -> Moments:
+    """The gradient at x that the terms add up to."""
     out = None
     for t in terms:
         part = product(t.source, _weight(x, t.amplitude, t.power))
@@ -152,7 +141,7 @@ def _table(terms: Sequence[Term], x: Moments) -> Moments:
     return out
 
 
-def _fewer(terms: Sequence[Term], x: Moments) -> Sequence[Term]:
+def fewer(terms: Sequence[Term], x: Moments) -> Sequence[Term]:
     """At most :data:`_TERMS` terms, the two whose amplitudes are most alike merged first."""
     kept = list(terms)
     while len(kept) > _TERMS:
@@ -175,23 +164,31 @@ def _merged(a: Term, b: Term, x: Moments) -> Term:
     total = ea + eb
     if total <= 0.0:
         flat = np.ones_like(GRID.z)
-        return Term(_table([a, b], x), flat, flat)
+        return Term(table_of([a, b], x), flat, flat)
     pa, pb = float(GRID.weights @ a.power) or 1.0, float(GRID.weights @ b.power) or 1.0
     power = (ea * a.power / pa + eb * b.power / pb) / total
     signed = ea * a.amplitude * np.abs(a.amplitude) / pa + eb * b.amplitude * np.abs(b.amplitude) / pb
     amplitude = np.sign(signed) * np.sqrt(np.abs(signed) / total)
-    source = _quotient(_table([a, b], x), _weight(x, amplitude, power), total)
+    source = _quotient(table_of([a, b], x), _weight(x, amplitude, power), total)
     return Term(source, amplitude, power)
 
 
-def _quotient(table: Moments, weight: Moments, energy: float) -> Moments:
-    """The source whose product with ``weight`` has the pair moments ``table``; ``energy`` where an entry meets itself."""
+def _quotient(table: Moments, weight: Moments, energy: float, source: Moments | None = None) -> Moments:
+    """The source whose product with ``weight`` has the pair moments ``table``; ``energy`` where an entry meets itself.
+
+    Pairs of uncorrelated weights do not tell what their sources have in common: ``source`` does (by default nothing).
+    """
     k, w = align(table, weight)
-    below = 1e-6 * abs(weight.q)
+    below, at_itself = 1e-6 * abs(weight.q), energy / max(weight.q, 1e-300)
+    untold: Array | float = 0.0
+    if source is not None and source.q > 0.0:
+        k, of_source = align(k, source)
+        w = w.over(k.dims)
+        untold = of_source.pairs() * (at_itself / source.q)
     pairs, weights = k.pairs(), w.pairs()
     safe = np.abs(weights) > below
-    out = np.where(safe, pairs / np.where(safe, weights, 1.0), 0.0)
-    out[(-1,) * out.ndim] = energy / max(weight.q, 1e-300)
+    out = np.where(safe, pairs / np.where(safe, weights, 1.0), untold)
+    out[(-1,) * out.ndim] = at_itself
     return from_pairs(k.dims, table.mean / weight.mean if abs(weight.mean) > below else 0.0, out)
 
 
@@ -204,7 +201,7 @@ def meet(waiting: Any, g: Any) -> Any:
     both = _with_parts(waiting, g)
     if waiting.profile is None and g.profile is None:
         return both
-    return replace(both, profile=_later(lambda: _terms(waiting) + _terms(g), waiting.profile, g.profile))
+    return replace(both, profile=later(lambda: terms_of(waiting) + terms_of(g), waiting.profile, g.profile))
 
 
 def _with_parts(x: Moments, y: Moments) -> Moments:
@@ -235,109 +232,12 @@ def carried(out: Moments, g: Moments) -> Moments:
         flat = np.ones_like(GRID.z)
         return [*(t.scaled(factor) for t in profile.terms), Term(rest, flat, flat)]
 
-    return replace(out, profile=_later(terms, profile))
+    return replace(out, profile=later(terms, profile))
 
 
-def transported(g: Moments, y: Moments, x: Moments, move: Callable[[Moments], Moments],
-                place: Callable[[Array], Array]) -> Moments:  # fmt: skip
-    """The gradient at x of which the one at y = f(x) is known, where its weights are not simply multiplied by a slope.
-
-    Args:
-        g: the gradient at y.
-        y: the law of y; its variance must not be zero.
-        x: the law of x.
-        move: what becomes of the gradient's moments.
-        place: from a function of y (on its grid) to its conditional mean given x (on the grid of x).
-    """
-    out = move(replace(g, profile=None))
-
-    def terms() -> list[Term]:
-        return [_placed(move(_table([t], y)), x, place(t.amplitude), place(t.power)) for t in _fewer(_terms(g), y)]
-
-    return replace(out, profile=_later(terms, g.profile))
-
-
-def conditioned(g: Moments, x: Moments, power: Array) -> Moments:
-    """The gradient g with the profile that its mean square given x tells.
-
-    Args:
-        power: ``E[g²|x]`` on the grid of x, on any scale.
-    """
-    if x.var <= 0.0 or float(GRID.weights @ power) <= 0.0:
-        return g
-    return replace(g, profile=Profile(lambda: [_placed(g, x, np.sqrt(power), power)]))
-
-
-def _placed(table: Moments, x: Moments, amplitude: Array, power: Array) -> Term:
-    """A term with the given pair moments and weights."""
+def placed(table: Moments, x: Moments, amplitude: Array, power: Array, source: Moments | None = None) -> Term:
+    """A term with the given pair moments and weights; its source where the weights of two entries have nothing in common."""
     if x.var <= 0.0 or float(GRID.weights @ power) <= 0.0:
         amplitude = power = np.ones_like(GRID.z)
         return Term(table, amplitude, power)
-    return Term(_quotient(table, _weight(x, amplitude, power), table.q), amplitude, power)
-
-
-def behind_sum(g: Moments, x: Moments, y: Moments, total: Moments) -> tuple[Moments, Moments]:
-    """The gradient of two independent terms of one shape from that of their sum: ``w(x) = E_y[w(x + y)]`` and vice versa."""
-    bare = replace(g, profile=None)
-    if g.profile is None or x.var <= 0.0 or y.var <= 0.0:  # a constant term shifts the other
-        return g if x.var > 0.0 else bare, g if y.var > 0.0 else bare
-    given_x, given_y = _given(x, y, total, np.add)
-    return transported(g, total, x, _same, given_x), transported(g, total, y, _same, given_y)
-
-
-def behind_product(g: Moments, x: Moments, y: Moments, out: Moments) -> tuple[Moments, Moments]:
-    """The gradients of two independent factors from that of their product, on its shape: ``w(x) = E_y[w(xy)]`` and vice versa."""
-    if g.profile is None:
-        return product(g, y), product(g, x)
-    if x.var <= 0.0 or y.var <= 0.0:
-        return _scaled(g, y, x), _scaled(g, x, y)
-    given_x, given_y = _given(x, y, out, np.multiply)
-
-    def times(factor: Moments, given_factor: _Place, rest: Moments, given_rest: _Place) -> Moments:
-        """Times a factor that the gradient may depend on: where both are of one shape, on its value."""
-        if factor.shape == out.shape:
-            return replace(along(transported(g, out, factor, _same, given_factor), factor, factor.on_grid()), profile=None)
-        return transported(g, out, rest, lambda m: product(m, factor), given_rest)
-
-    return times(y, given_y, x, given_x), times(x, given_x, y, given_y)
-
-
-def _scaled(g: Moments, factor: Moments, rest: Moments) -> Moments:
-    """The gradient at ``rest`` from that at ``factor·rest``, one of which does not vary."""
-    if factor.var <= 0.0:
-        return g.scale(factor.mean)
-    at_factor = g.scale(math.copysign(1.0, rest.mean))
-    return replace(along(at_factor, factor, factor.on_grid()), profile=None).scale(math.copysign(1.0, rest.mean))
-
-
-_Place = Callable[[Array], Array]
-
-
-def _given(x: Moments, y: Moments, out: Moments, combine: np.ufunc) -> tuple[_Place, _Place]:
-    """From a function of ``out = x ∘ y`` (on its grid) to its conditional mean given x, and given y."""
-    first, second = NODES
-
-    @cache
-    def at() -> tuple[Any, Array]:
-        """Where every ``x ∘ y`` lies between the points of the grid of ``out``: after which point, and how far from it."""
-        grid, values = out.on_grid(), combine.outer(first.means(x.on_grid()), second.means(y.on_grid()))
-        left = np.clip(np.searchsorted(grid, values, side="right") - 1, 0, len(grid) - 2)
-        width = grid[left + 1] - grid[left]
-        beyond = np.divide(values - grid[left], width, out=np.ones_like(width), where=width > 0)
-        return left, np.where(values < grid[0], 0.0, np.minimum(beyond, 1.0))
-
-    def of_both(f: Array) -> Array:
-        left, beyond = at()
-        return np.asarray(f[left] + beyond * np.diff(f)[left])
-
-    def given_x(f: Array) -> Array:
-        return np.interp(GRID.z, first.centres, of_both(f) @ second.weights)
-
-    def given_y(f: Array) -> Array:
-        return np.interp(GRID.z, second.centres, first.weights @ of_both(f))
-
-    return given_x, given_y
-
-
-def _same(g: Moments) -> Moments:
-    return g
+    return Term(_quotient(table, _weight(x, amplitude, power), table.q, source), amplitude, power)

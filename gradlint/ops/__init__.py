@@ -3,6 +3,7 @@
 from gradlint.ops import (
     activation,
     attention,
+    classify,
     combine,
     conv,
     embed,
@@ -22,13 +23,14 @@ from gradlint.ops import (
     softmax,
 )
 from gradlint.ops.apart import by_parts
-from gradlint.ops.registry import IDENTITY, POINTWISE, TABLE, Call, Flow, Op, check, lookup, transfer
+from gradlint.ops.registry import IDENTITY, POINTWISE, TABLE, Call, Flow, Op, Returned, check, lookup, transfer
 
-__all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Op", "by_parts", "check", "lookup", "transfer"]
+__all__ = ["IDENTITY", "POINTWISE", "TABLE", "Call", "Flow", "Op", "Returned", "by_parts", "check", "lookup", "transfer"]
 
 FAMILIES = (
     activation,
     attention,
+    classify,
     combine,
     conv,
     embed,

@@ -1,6 +1,6 @@
-"""Losses.
+"""Losses of every entry alone.
 
-Most act on every entry alone: the function itself is evaluated, on the quadrature grid of its first argument for every value
+The function itself is evaluated, on the quadrature grid of its first argument for every value
 of the others (their own values where they are known), and differentiated there.
 """
 
@@ -17,13 +17,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradlint.moments import GRID, Array, Moments, along, behind_sum, product
+from gradlint.moments import GRID, Array, Moments, along, behind_sum
 from gradlint.moments.marginal import NODES
-from gradlint.ops.partition import log_partition
-from gradlint.ops.places import positions
-from gradlint.ops.primitives import affine
 from gradlint.ops.registry import Call, Flow, transfer
-from gradlint.ops.softmax import log_softmax, within
 
 __all__: list[str] = []
 
@@ -222,109 +218,3 @@ def multilabel_soft_margin_loss(_: Call, input: Moments, target: Moments, weight
     flow = _reduced(found.value, lambda g: {input: found.back(g)}, "mean", 1)
     scale = 1 if reduction == "mean" else math.prod(input.shape[:-1])
     return Flow(flow.out.scale(scale), lambda g: flow.back(g.scale(scale)))
-
-
-# ---- classes -------------------------------------------------------------------------------------------------------------
-
-
-def _classes(x: Moments) -> tuple[int, int, int]:
-    """The axis of classes, their number and that of rows."""
-    at = 1 if len(x.dims) > 1 else 0
-    return at, x.shape[at], math.prod(x.shape) // x.shape[at]
-
-
-def _per_row(x: Moments, mean: float, var: float, square: float, share: float, divisor: float, reduction: str,
-             skew: float = 0.0) -> Flow:  # fmt: skip
-    """A loss per row of logits whose gradient is ``p − t``, of mean square ``square``, on a share of the rows.
-
-    Args:
-        skew: the part of ``square`` that every row has for a class (unequal class weights).
-    """
-    at, classes, rows = _classes(x)
-    shape = tuple(n for d, n in enumerate(x.shape) if d != at)
-    gradient = Moments.iid(x.shape, 0.0, (square - skew) * share)
-    if skew:
-        gradient = gradient + Moments.iid([classes if d == at else 1 for d in range(len(x.dims))], 0.0, skew * share)
-    gradient = gradient.centre([at]).scale(math.sqrt(classes / max(classes - 1, 1)))
-    if reduction == "none":
-        out = Moments.iid(shape, mean * share, var * share + mean**2 * share * (1 - share))
-        kept = tuple(1 if d == at else n for d, n in enumerate(x.shape))
-        return Flow(out, lambda g: {x: product(g.reshape(kept), gradient)})
-    if reduction not in ("mean", "sum"):
-        raise NotImplementedError(f"the reduction {reduction}")
-    by = divisor if reduction == "mean" else 1.0
-    counted = max(rows * share, 1.0)
-    return Flow(
-        Moments.iid((), mean * counted / by, var * counted / by**2),
-        lambda g: {x: product(g.scale(1 / by).reshape((1,) * len(x.dims)), gradient)},
-    )
-
-
-def _counted(target: Moments, ignore_index: int, weight: Moments | None) -> tuple[float, float, float, float]:
-    """Share of rows that count, their number, the sum of their weights, and the mean square of these."""
-    if target.value is None or (weight is not None and weight.value is None):
-        raise NotImplementedError("labels or weights that are not known")
-    labels = np.asarray(target.value).reshape(-1)
-    live = labels[labels != ignore_index]
-    weights = np.ones(len(live)) if weight is None else np.asarray(weight.value, dtype=np.float64)[live]
-    square = float(np.mean(weights**2)) if len(live) else 0.0
-    return len(live) / max(len(labels), 1), max(float(len(live)), 1.0), max(float(weights.sum()), 1e-12), square
-
-
-@transfer(F.cross_entropy)
-def cross_entropy(
-    call: Call, input: Moments, target: Moments, weight: Moments | None = None, size_average: Any = None,
-    ignore_index: int = -100, reduce: Any = None, reduction: str = "mean", label_smoothing: float = 0.0,
-) -> Flow:  # fmt: skip
-    """Softmax cross-entropy against random labels: ``q_g = (E Σp² − 2/C + Σt²)/(C M²)``, mean over M rows of C classes.
-
-    ``Σt²`` of the target distribution is 1 for a label, less with smoothing or for given probabilities.
-    """
-    at, classes, rows = _classes(input)
-    soft = target.shape == input.shape and (target.value is None or np.asarray(target.value).dtype.kind == "f")
-    if size_average is not None or reduce is not None or (weight is not None and (label_smoothing or soft)):
-        raise NotImplementedError("deprecated reductions, or weights of anything but plain labels")
-    participation, loss, spread = log_partition(classes, within(input, at))
-    share, counted, total, square = (1.0, rows, rows, 1.0) if soft else _counted(target, ignore_index, weight)
-    keep, rest = 1 - label_smoothing, label_smoothing / classes
-    concentration = keep**2 * (target.q * classes if soft else 1.0) + 2 * keep * rest + classes * rest**2
-    energy = square * (participation - 2 / classes + concentration) / classes
-    skew = 0.0 if weight is None else float(np.var(positions(weight))) / classes**2  # E[w_y (p − t)] = (w̄ − w_c)/C
-    flow = _per_row(input, loss * total / counted, spread * square, energy, share, total, reduction, skew)
-    if not soft or target.value is not None:
-        return flow
-    surprise = log_softmax(call, input, at).out.scale(keep / (rows if reduction == "mean" else 1))
-
-    def back(g: Moments) -> dict[Moments, Moments]:
-        shape = tuple(1 if d == at else n for d, n in enumerate(input.shape)) if reduction == "none" else (1,) * len(input.dims)
-        return {**flow.back(g), target: product(g.reshape(shape), surprise)}
-
-    return Flow(flow.out, back)
-
-
-@transfer(F.linear_cross_entropy)
-def linear_cross_entropy(
-    call: Call, input: Moments, linear_weight: Moments, target: Moments, *, linear_bias: Moments | None = None,
-    weight: Moments | None = None, reduction: str = "mean", ignore_index: int | None = None, label_smoothing: float = 0.0,
-    options: Any = None,
-) -> Flow:  # fmt: skip
-    """A linear layer and its cross-entropy in one."""
-    logits = affine(input, linear_weight, linear_bias)
-    loss = cross_entropy(call, logits.out, target, weight, None, -100 if ignore_index is None else ignore_index, None, reduction,
-                         label_smoothing)  # fmt: skip
-    return Flow(loss.out, lambda g: logits.back(loss.back(g)[logits.out]))
-
-
-@transfer(F.nll_loss)
-def nll_loss(
-    _: Call, input: Moments, target: Moments, weight: Moments | None = None, size_average: Any = None, ignore_index: int = -100,
-    reduce: Any = None, reduction: str = "mean",
-) -> Flow:  # fmt: skip
-    """Minus the log-probability of the label: the gradient is on one class of each row."""
-    if size_average is not None or reduce is not None or reduction not in ("mean", "sum"):
-        raise NotImplementedError("deprecated or no reduction")
-    _at, classes, _rows = _classes(input)
-    share, counted, total, square = _counted(target, ignore_index, weight)
-    by = total if reduction == "mean" else 1.0
-    out = Moments.iid((), -input.mean * total / by, input.var * counted * square / by**2)
-    return Flow(out, lambda g: {input: Moments.iid(input.shape, 0.0, share * square * g.q / (classes * by**2))})

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from gradlint.moments import Array
 
-__all__ = ["log_partition", "participation"]
+__all__ = ["given_score", "log_partition", "participation"]
 
 _STEP = 0.25
 """Of u, and of ``σz``: the sums are off by ``e^{−π²/step}``, 10⁻¹⁷, times a power of π/step."""
@@ -104,3 +104,16 @@ def log_partition(classes: int, variance: float) -> tuple[float, float, float]:
     spread = square - mean**2 - math.pi**2 / 6
     # The logit of the target is one of them: Cov(log S, x) = variance E p (Stein).
     return float(participation(classes, variance)[0]), log_sum, max(spread, 0.0) + variance * (1 - 2 / classes)
+
+
+def given_score(classes: int, variance: float, z: Array) -> tuple[Array, Array]:
+    """``E[p_i|x_i]`` and ``E[p_i²|x_i]`` where ``x_i = σz_i``: one score is held, and ``b_0^{n-1}`` stands for the others.
+
+    Args:
+        z: standardised scores, any shape.
+    """
+    std = min(math.sqrt(variance), _LARGE)
+    of = _laplace(std**2)
+    y = np.exp(np.clip(np.add.outer(std * np.asarray(z), of.u), -100.0, 6.5))
+    held = y * np.exp(-y) * _power(of, np.asarray(classes - 1.0))
+    return held.sum(-1) * _STEP, (y * held).sum(-1) * _STEP

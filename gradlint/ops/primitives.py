@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradlint.moments import Array, Moments, einsum, exact, from_pairs, linear_part, moments_along, product
+from gradlint.moments import Array, Moments, along, einsum, exact, from_pairs, linear_part, meet, moments_along, product
 from gradlint.ops.registry import Flow
 
 __all__ = ["Tape", "affine", "contract", "function", "multiply", "plus", "power", "reindex", "squared", "with_bias"]
@@ -29,8 +29,7 @@ def contract(labels: list[str], output: str, *operands: Moments) -> Flow:
             if reachable != labels[i]:  # an axis summed out of this operand alone: its gradient is constant along it
                 shape = [n if c in reachable else 1 for c, n in zip(labels[i], x.shape, strict=True)]
                 grad = grad.reshape(shape).expand(x.shape)
-            own = _own_share(g, out, [d for d, c in enumerate(output) if c not in labels[i]], x.q, others)
-            grads[x] = grad + Moments.iid(x.shape, 0.0, own) if own > _SLIGHT * grad.q else grad
+            grads[x] = _with_own_share(grad, g, out, x, labels[i], output, others)
         return grads
 
     return _averaged(Flow(out, back), labels, output, operands)
@@ -61,19 +60,30 @@ def _averaged(flow: Flow, labels: list[str], output: str, operands: Sequence[Mom
 _SLIGHT = 1e-3
 
 
-def _own_share(g: Moments, out: Moments, summed: list[int], q: float, others: list[Moments]) -> float:
-    """What an operand's gradient has in common with the operand itself, because g depends on the output that it made.
+def _with_own_share(grad: Moments, g: Moments, out: Moments, x: Moments, of_x: str, output: str,
+                    others: list[Moments]) -> Moments:  # fmt: skip
+    """Add what an operand's gradient has of the operand itself, because g depends on the output that it made.
 
     Of ``y = Σ_j u_j v_j`` and ``g ∋ c·G·y`` the gradient ``Σ g v_i`` contains ``c·u_i·Σ G v_i²``. The sum runs over the output's
     axes that the operand does not have; it is coherent where G is (the tokens of a mean, the samples of a loss), and then as
-    large as what is independent when there are as many terms as the contraction has.
+    large as what is independent when there are as many terms as the contraction has. A parameter that multiplied the operand
+    (a temperature) meets it with its own sign at every entry.
     """
-    if len(others) != 1:
-        return 0.0
-    pairs, n = 0.0, math.prod(out.shape[d] for d in summed)
+    if len(others) != 1 or x.var <= 0.0:
+        return grad
+    gone = [d for d, c in enumerate(output) if c not in of_x]
+    kept, n = [c for c in output if c in of_x], math.prod(out.shape[d] for d in gone)
+    terms = []
     for source, slope in linear_part(g, out):
-        pairs += slope**2 * (source.sum(summed).q - n * source.q)
-    return max(pairs, 0.0) * q * others[0].q ** 2
+        total = source.sum(gone)
+        coherent = total.q - n * source.q
+        if slope**2 * coherent * x.q * others[0].q ** 2 > _SLIGHT * grad.q:
+            whole = total.permute([kept.index(c) for c in of_x if c in kept])
+            wide = whole.reshape([x.shape[d] if c in kept else 1 for d, c in enumerate(of_x)]).expand(x.shape)
+            terms.append(wide.scale(slope * others[0].q * math.sqrt(coherent / total.q)))
+    for term in terms:
+        grad = meet(grad, along(term, x, x.on_grid()))
+    return grad
 
 
 def with_bias(flow: Flow, bias: Moments | None) -> Flow:

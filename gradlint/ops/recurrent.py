@@ -1,233 +1,209 @@
-"""``nn.RNN``, ``nn.LSTM`` and ``nn.GRU``: one step's law, unrolled over time.
+"""``nn.RNN``, ``nn.LSTM`` and ``nn.GRU``: layers and directions of :mod:`gradlint.twotime`.
 
-Successive steps are treated as if their weights were fresh, which is right to leading order for a vanilla RNN (Pascanu et al.
-2013; Chen, Pennington & Schoenholz 2018, arXiv:1806.05394). A gated cell adds a diagonal path. Along it the gradients of
-successive steps have a share in common, which the sum over the steps in a parameter's gradient feels; and there the reused weight
-makes the growth coherent (``a + g`` per step, not ``√(a² + g²)``), so the gradient of the far past is underestimated.
+One weight acts at every step. For a vanilla RNN that does not matter to leading order (Pascanu et al. 2013; Chen, Pennington &
+Schoenholz 2018, arXiv:1806.05394); a gated cell has a diagonal path along which it does: the gradient grows by ``a + g`` per
+step, not by ``√(a² + g²)``, and successive steps have a share of it in common, which a sum over time feels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from gradlint.moments import Array, Moments, concat, piece, product, total
-from gradlint.ops.primitives import Tape, affine, function, multiply, plus
-from gradlint.ops.registry import Call, Flow, transfer
+from gradlint.moments import Array, Moments, alike, concat, join, piece
+from gradlint.ops.registry import Call, Flow, Returned, transfer
+from gradlint.ops.steps import law_of, law_of_step, rows_of_gate, step_of, table_of
+from gradlint.twotime import CELLS, Backward, Drive, Forward, Masked, Mirrored, Mixed, Seeds, Table, backward, forward, in_unit
 
 __all__: list[str] = []
 
-
-def _sigmoid(u: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-u)))
-
-
-def _gate(tape: Tape, x: Moments) -> Moments:
-    return tape(function(x, _sigmoid, lambda u: _sigmoid(u) * (1 - _sigmoid(u))))
-
-
-def _tanh(tape: Tape, x: Moments) -> Moments:
-    return tape(function(x, np.tanh, lambda u: 1 - np.tanh(u) ** 2))
-
-
-def _complement(tape: Tape, x: Moments) -> Moments:
-    return tape(Flow(x.scale(-1).shift(1.0), lambda g: {x: g.scale(-1)}))
-
-
-_CARRIED: dict[int, tuple[int, dict[int, int]]] = {4: (1, {1: 2, 2: 1}), 3: (1, {1: 2, 2: 1})}
-"""By number of gates: the gate that carries the state, and for each gate that the state's gradient drives how many persistent
-factors its gradient has (LSTM: forget gate, times the old cell; candidate. GRU: update gate, times the old state; candidate)."""
+_CLASSES = (np.array([-(3**0.5), 0.0, 3**0.5]), np.array([1, 4, 1]) / 6)
+"""Units that differ in the bias of the gate that carries the memory: nodes and weights of Gauss and Hermite, third order."""
 
 
 class _Weights:
-    """The parameters of one direction of one layer, cut into gates; collects their gradients over the steps."""
+    """The parameters of one direction of one layer, and what their laws say of its cell."""
 
-    def __init__(self, parameters: dict[str, Moments], suffix: str, gates: int) -> None:
-        self.gates = gates
-        names = [f"{kind}_{side}{suffix}" for kind in ("weight", "bias") for side in ("ih", "hh")]
-        self.whole = {name: parameters[name] for name in names if name in parameters}
-        if f"weight_hr{suffix}" in parameters:
-            raise NotImplementedError("an LSTM with projections")
-        self.rows = {name: [_gate_rows(x, gate, gates) for gate in range(gates)] for name, x in self.whole.items()}
-        self.suffix = suffix
-        self.driven: dict[tuple[str, int], list[tuple[Moments, Moments]]] = {}
+    def __init__(self, call: Call, layer: int, direction: int) -> None:
+        options = call.options
+        suffix = f"_l{layer}" + ("_reverse" if direction else "")
+        self.kind = CELLS[str(options["mode"])]
+        self.units, self.shown = int(options["hidden_size"]), int(options["proj_size"] or options["hidden_size"])
+        self._given = call.parameters
+        self._names = [f"{kind}_{side}{suffix}" for kind in ("weight", "bias") for side in ("ih", "hh")]
+        self._projection = call.parameters.get(f"weight_hr{suffix}")
+        self.gates = call.parameters[self._names[0]].shape[0] // self.units
+        rows = [self._rows(name) for name in self._names]
+        self.drives = [_drive(*(side[k] for side in rows)) for k in range(self.gates)]
+        spread = sum(self.drives[self.kind.carrier].var) ** 0.5 if self.kind.carrier is not None else 0.0
+        self.offsets, self.shares = (_CLASSES[0] * spread, _CLASSES[1]) if spread > 0 else (np.zeros(1), np.ones(1))
 
-    def drive(self, tape: Tape, side: str, x: Moments, gate: int) -> Moments:
-        """``W x + b`` of one gate from one side."""
-        bias = self.rows.get(f"bias_{side}{self.suffix}")
-        out = tape(affine(x, self.rows[f"weight_{side}{self.suffix}"][gate], None if bias is None else bias[gate]))
-        self.driven.setdefault((side, gate), []).append((out, x))
+    def _rows(self, name: str) -> list[Moments | None]:
+        whole = self._given.get(name)
+        return [None if whole is None else rows_of_gate(whole, k, self.gates) for k in range(self.gates)]
+
+    def run(self, x: Table, initial: tuple[Array, Array]) -> Forward:
+        """Forward through the layer."""
+        s = 0.0 if self._projection is None else self._projection.q
+        projected = (1.0, 1.0) if self._projection is None else (self.units * s, self.shown * s)
+        return forward(lambda n: self.kind(self.drives, self.offsets, self.shares, n, initial, projected), x)
+
+    def gradients(self, found: Backward) -> dict[Moments, tuple[Moments, int]]:
+        """Laws of the parameters' gradients, and their units."""
+        out, (numbers, unit) = {}, (found.weights.numbers, found.weights.unit)
+        for side, name in enumerate(self._names):
+            if (whole := self._given.get(name)) is not None:
+                shape = (self.units, *whole.shape[1:])
+                each = numbers[side * self.gates : (side + 1) * self.gates]
+                out[whole] = concat([Moments.iid(shape, 0.0, float(q)) for q in each], 0), unit
+        if self._projection is not None:
+            out[self._projection] = Moments.iid(self._projection.shape, 0.0, float(numbers[-1])), unit
         return out
 
-    def gradients(self, grads: dict[Moments, Moments]) -> dict[Moments, Moments]:
-        """Gate gradients put together per parameter, with what successive steps have in common."""
-        out = {}
-        for name, whole in self.whole.items():
-            parts = [grads[row] if row in grads else Moments.zeros(row.shape) for row in self.rows[name]]
-            shared = [self._shared(name, gate, grads) for gate in range(self.gates)]
-            out[whole] = concat([p + Moments.iid(p.shape, 0.0, s) for p, s in zip(parts, shared, strict=True)], 0)
-        return out
 
-    def _shared(self, name: str, gate: int, grads: dict[Moments, Moments]) -> float:
-        """Cross terms ``2 Σ_{t<t'} E[δ_t δ_t']`` of a parameter's gradient over the steps.
-
-        The state's gradient keeps the share a per step (a: mean of the gate that carries the state), so a gate that it drives
-        through factors of non-zero mean sees ``E[δ_t δ_t'] = a^{p(t'−t)} E[δ_t'²]``; p counts the persistent factors.
-        """
-        carrier, persistence = _CARRIED.get(self.gates, (0, {}))
-        side = "ih" if "_ih" in name else "hh"
-        if gate not in persistence or (name.startswith("weight") and side == "ih"):
-            return 0.0
-        keeps = self._mean_gate(carrier)
-        weighted = name.startswith("weight")
-        decay = keeps ** (persistence[gate] + weighted)
-        total_, ahead = 0.0, 0.0
-        for drive, x in reversed(self.driven[side, gate]):  # ahead = Σ_{t' > t} decay^{t'−t} E[δ_t'²]
-            total_ += 2 * ahead * decay
-            q = grads[drive].q * (x.q if weighted else 1.0) if drive in grads else 0.0
-            ahead = ahead * decay + q
-        return total_ * self.driven[side, gate][0][0].shape[0]
-
-    def _mean_gate(self, gate: int) -> float:
-        u = self.driven["ih", gate][-1][0] + self.driven["hh", gate][-1][0]
-        return u.map(_sigmoid(u.on_grid())).mean
+def _drive(w: Moments | None, u: Moments | None, b: Moments | None, c: Moments | None) -> Drive:
+    """Of one gate, from its rows of ``weight_ih``, ``weight_hh`` and the biases."""
+    assert w is not None  # noqa: S101  (torch has both matrices)
+    assert u is not None  # noqa: S101
+    (units, inputs), states = w.shape, u.shape[1]
+    mean = tuple(0.0 if x is None else x.mean for x in (b, c))
+    var = tuple(0.0 if x is None else x.var for x in (b, c))
+    return Drive(inputs * w.q, states * u.q, units * w.q, units * u.q, (mean[0], mean[1]), (var[0], var[1]))
 
 
-def _gate_rows(x: Moments, gate: int, gates: int) -> Moments:
-    """The rows of one gate; from the real values where the gates were initialised apart."""
-    if x.value is not None:
-        size = x.shape[0] // gates
-        return Moments.of_sample(x.value[gate * size : (gate + 1) * size])
-    return x.resize(0, x.shape[0] // gates)
+@dataclass(frozen=True)
+class _Pass:
+    weights: _Weights
+    forward: Forward
+
+    @property
+    def hidden(self) -> Table:
+        """Pair moments of the output."""
+        return Mixed([(self.forward.cell.projected[0], self.forward.hidden)])
 
 
-_Step = Callable[[Tape, _Weights, Moments, tuple[Moments, ...]], tuple[Moments, ...]]
+class _Stack:
+    """All layers and directions, on an input (steps, batch, features)."""
 
+    def __init__(self, call: Call, x: Moments, initial: tuple[Moments | None, ...]) -> None:
+        options = call.options
+        self.steps, self.batch, _ = x.shape
+        self.directions, self.layers = 2 if options["bidirectional"] else 1, int(options["num_layers"])
+        dropped = float(options["dropout"]) if options["training"] else 0.0
+        self.power = 1 / (1 - dropped) if dropped < 1 else 0.0
+        self.input, self.initial, self.passes = x, initial, list[list[_Pass]]()
+        table = table_of(x)
+        for layer in range(self.layers):
+            row = []
+            for direction in range(self.directions):
+                weights = _Weights(call, layer, direction)
+                start = [self._start(state, layer * self.directions + direction) for state in initial]
+                begun = (start[0], start[-1])
+                row.append(_Pass(weights, weights.run(Mirrored(table) if direction else table, begun)))
+            self.passes.append(row)
+            table = Mixed([(1 / self.directions, t) for t in self._both([p.hidden for p in row])])
+            if layer < self.layers - 1 and self.power != 1:
+                table = Masked(table, self.power)
+        self.table = table
 
-def _rnn_step(slope: str) -> _Step:
-    def step(tape: Tape, w: _Weights, x: Moments, state: tuple[Moments, ...]) -> tuple[Moments, ...]:
-        u = tape(plus(w.drive(tape, "ih", x, 0), w.drive(tape, "hh", state[0], 0)))
-        if slope == "relu":
-            return (tape(function(u, lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(float))),)
-        return (_tanh(tape, u),)
+    def _both(self, tables: list[Any]) -> list[Table]:
+        """Of both directions, in the order of time."""
+        return [Mirrored(table) if direction else table for direction, table in enumerate(tables)]
 
-    return step
+    def _start(self, state: Moments | None, index: int) -> Array:
+        return np.zeros(2) if state is None else step_of(piece(state, 0, index, index + 1))
 
+    def out(self) -> tuple[Moments, ...]:
+        """The laws of the output and of the last states."""
+        last = self.passes[-1]
+        means = [_means(p.forward, self.steps) for p in last]
+        mean = np.mean([m[::-1] if direction else m for direction, m in enumerate(means)], 0)
+        shown = last[0].weights.shown
+        law, _ = law_of(self.table, (self.steps, self.batch, shown * self.directions), mean)
+        flat = [p for row in self.passes for p in row]
+        ends = [[p.hidden.ahead(self.steps - 1, 1)[0][:, 0] for p in flat], [p.forward.last_memory for p in flat]]
+        sizes = [shown, last[0].weights.units]
+        return law, *(_joined([law_of_step(e, (self.batch, n)) for e in end]) for end, n in zip(ends, sizes, strict=True))
 
-def _lstm_step(tape: Tape, w: _Weights, x: Moments, state: tuple[Moments, ...]) -> tuple[Moments, ...]:
-    h, c = state
-    i, f, g, o = (tape(plus(w.drive(tape, "ih", x, k), w.drive(tape, "hh", h, k))) for k in range(4))
-    i, f, g, o = _gate(tape, i), _gate(tape, f), _tanh(tape, g), _gate(tape, o)
-    c = tape(plus(tape(multiply(f, c)), tape(multiply(i, g))))
-    return tape(multiply(o, _tanh(tape, c))), c
-
-
-def _gru_step(tape: Tape, w: _Weights, x: Moments, state: tuple[Moments, ...]) -> tuple[Moments, ...]:
-    (h,) = state
-    r = _gate(tape, tape(plus(w.drive(tape, "ih", x, 0), w.drive(tape, "hh", h, 0))))
-    z = _gate(tape, tape(plus(w.drive(tape, "ih", x, 1), w.drive(tape, "hh", h, 1))))
-    inner = tape(multiply(r, w.drive(tape, "hh", h, 2)))
-    n = _tanh(tape, tape(plus(w.drive(tape, "ih", x, 2), inner)))
-    return (tape(plus(tape(multiply(_complement(tape, z), n)), tape(multiply(z, h)))),)
-
-
-def _unroll(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: int, step: _Step) -> Flow:  # noqa: PLR0915 (both directions in one body)
-    """All layers and directions; the input is (time, batch, features) here."""
-    options, given = call.options, dict(call.parameters)
-    steps, batch, _ = x.shape
-    hidden, directions = options["hidden_size"], 2 if options["bidirectional"] else 1
-    passes: list[tuple[Tape, _Weights, list[Moments], list[tuple[Moments, ...]], tuple[Moments, ...]]] = []
-    layer_input, finals = x, []
-    masks: dict[int, Moments] = {}
-    for layer in range(options["num_layers"]):
-        outs = []
-        for direction in range(directions):
-            suffix = f"_l{layer}" + ("_reverse" if direction else "")
-            weights, tape = _Weights(given, suffix, gates), Tape()
-            entry = layer_input.resize(0, 1).reshape(layer_input.shape[1:])
-            state = tuple(
-                Moments.zeros((batch, hidden)) if s is None else s.resize(0, 1).reshape((batch, hidden)) for s in initial
-            )
-            inputs, states, starts = [], [], state
-            for _t in range(steps):
-                moment = Moments(entry.dims, entry.mean, entry.v)
-                state = step(tape, weights, moment, state)
-                inputs.append(moment)
-                states.append(state)
-            passes.append((tape, weights, inputs, states, starts))
-            outs.append(concat([s[0].reshape((1, batch, hidden)) for s in states], 0))
-            finals.append(states[-1])
-        layer_input = outs[0] if directions == 1 else concat(outs, 2)
-        if options["dropout"] > 0 and options["training"] and layer < options["num_layers"] - 1:
-            masks[layer] = Moments.iid(layer_input.shape, 1.0, options["dropout"] / (1 - options["dropout"]))
-            layer_input = product(layer_input, masks[layer])
-    state_outs = tuple(concat([f[i].reshape((1, batch, hidden)) for f in finals], 0) for i in range(len(initial)))
-
-    def back(g: tuple[Any, ...]) -> dict[Moments, Moments]:
-        out_grad, final_grads = g[0], g[1:]
-        grads: dict[Moments, Moments] = {}
-        begun: dict[int, list[Moments]] = {}
-        for layer in reversed(range(options["num_layers"])):
-            below: list[Moments] = []
-            for direction in range(directions):
-                index = layer * directions + direction
-                tape, weights, inputs, states, starts = passes[index]
-                seeds: dict[Moments, Moments] = {}
-                for t in range(steps):
-                    part = _at_step(out_grad, steps - 1 - t if direction else t, steps, hidden)
-                    if part is not None:
-                        seeds[states[t][0]] = part
-                for i, final in enumerate(final_grads):
-                    if final is not None:
-                        own = final.resize(0, 1).reshape((batch, hidden))
-                        last = states[-1][i]
-                        seeds[last] = seeds[last] + own if last in seeds else own
-                found = tape.back(seeds)
-                grads.update(weights.gradients(found))
-                begun[index] = [found.get(m, Moments.zeros(m.shape)) for m in starts]
-                each = [found.get(m, Moments.zeros(m.shape)) for m in inputs]
-                each = each[::-1] if direction else each
-                below.append(concat([e.reshape((1, *e.shape)) for e in each], 0))
-            out_grad = total(below)
-            if layer - 1 in masks:
-                out_grad = product(out_grad, masks[layer - 1])
-        grads[x] = out_grad
-        for i, s in enumerate(initial):
-            if s is not None:
-                grads[s] = concat([begun[p][i].reshape((1, batch, hidden)) for p in range(len(passes))], 0)
+    def back(self, g: tuple[Any, ...]) -> Returned:
+        """Gradients of everything, from those of the output and of the last states."""
+        out, last = None if g[0] is None else table_of(g[0]), g[1:]
+        grads = Returned()
+        begun: dict[int, Backward] = {}
+        for layer in reversed(range(self.layers)):
+            below = []
+            for direction, p in enumerate(self.passes[layer]):
+                index = layer * self.directions + direction
+                ends = [self._start(state, index) for state in (*last, None)]
+                output = Mirrored(out) if direction and out is not None else out
+                found = backward(p.forward, Seeds(output, ends[0], ends[1] if len(last) > 1 else np.zeros(2)), self.batch)
+                for parameter, (law, unit) in p.weights.gradients(found).items():
+                    grads.put(parameter, law, unit)
+                begun[index] = found
+                below.append(found.x)
+            out = Mixed([(1.0, table) for table in self._both(below)])
+            if layer and self.power != 1:
+                out = Masked(out, self.power)
+        assert out is not None  # noqa: S101  (a network has a layer)
+        law, unit = law_of(out, (self.steps, self.batch, self.input.shape[2]))
+        grads.put(self.input, law, unit)
+        grads.trail = out.log2
+        for k, state in enumerate(self.initial):
+            if state is not None:
+                sums = [begun[i].memory if k else begun[i].state for i in range(len(begun))]
+                unit = max(s.unit for s in sums)
+                laws = [law_of_step(in_unit((s.numbers, s.unit), unit), (self.batch, state.shape[2])) for s in sums]
+                grads.put(state, concat(laws, 0), unit)
         return grads
 
-    return Flow((layer_input, *state_outs), back)
+
+def _joined(laws: list[Moments]) -> Moments:
+    return concat(laws, 0) if alike(laws, 0) else join(laws, 0)
 
 
-def _at_step(g: Moments | None, t: int, steps: int, hidden: int) -> Moments | None:
-    """The gradient at one time step."""
-    if g is None:
-        return None
-    part = piece(g, 0, t, t + 1).reshape(g.shape[1:]).resize(1, hidden)
-    return part if part.q > 0 else None
+def _means(fw: Forward, steps: int) -> Array:
+    return fw.means[np.minimum(np.arange(steps), len(fw.means) - 1)] * (fw.cell.projected == (1.0, 1.0))
 
 
-def _recurrent(call: Call, x: Moments, initial: tuple[Moments | None, ...], gates: int, step: _Step) -> Flow:
-    if len(x.dims) != 3:
-        raise NotImplementedError("an unbatched or packed sequence")
-    if not call.options["batch_first"]:
-        flow = _unroll(call, x, initial, gates, step)
-        return _shaped(flow)
-    turned = x.transpose(0, 1)
-    flow = _unroll(call, turned, initial, gates, step)
-    out = flow.out[0].transpose(0, 1)
+def _turned(x: Moments, order: list[str]) -> Moments:
+    """A tensor, or its gradient, with the axes that PyTorch has, as (steps, batch, features)."""
+    if "batch" not in order:
+        return x.reshape((x.shape[0], 1, x.shape[1]))
+    return x.transpose(0, 1) if order[0] == "batch" else x
 
-    def back(g: tuple[Any, ...]) -> dict[Moments, Moments]:
-        first = None if g[0] is None else g[0].transpose(0, 1)
-        grads = dict(flow.back((first, *g[1:])))
-        grads[x] = grads.pop(turned).transpose(0, 1)
+
+def _back_turned(x: Moments, order: list[str]) -> Moments:
+    if "batch" not in order:
+        return x.reshape((x.shape[0], x.shape[2]))
+    return x.transpose(0, 1) if order[0] == "batch" else x
+
+
+def _recurrent(call: Call, x: Moments, initial: tuple[Moments | None, ...]) -> Flow:
+    if len(x.dims) == 2:
+        order, states = ["steps", "features"], ["layers", "features"]
+    else:
+        order = ["batch", "steps", "features"] if call.options["batch_first"] else ["steps", "batch", "features"]
+        states = ["layers", "batch", "features"]
+    starts = tuple(None if s is None else _turned(s, states) for s in initial)
+    source = _turned(x, order).twin()
+    stack = _Stack(call, source, starts)
+    out, *last = stack.out()
+
+    def back(g: tuple[Any, ...]) -> Returned:
+        members = [None if m is None else _turned(m, order if not i else states) for i, m in enumerate(g)]
+        grads = stack.back(tuple(members))
+        grads.move(source, x, lambda m: _back_turned(m, order))
+        for own, given in zip(starts, initial, strict=True):
+            if own is not None and given is not None:
+                grads.move(own, given, lambda m: _back_turned(m, states))
         return grads
 
-    return _shaped(Flow((out, *flow.out[1:]), back))
+    last = last[: len(initial)]
+    return _shaped(Flow((_back_turned(out, order), *(_back_turned(s, states) for s in last)), back))
 
 
 def _shaped(flow: Flow) -> Flow:
@@ -236,9 +212,9 @@ def _shaped(flow: Flow) -> Flow:
         return flow
     out, *states = flow.out
 
-    def back(g: tuple[Any, Any]) -> dict[Moments, Moments]:
+    def back(g: tuple[Any, Any]) -> Mapping[Moments, Moments]:
         inner = g[1] if isinstance(g[1], tuple) else (None,) * len(states)
-        return dict(flow.back((g[0], *inner)))
+        return flow.back((g[0], *inner))
 
     return Flow((out, tuple(states)), back)
 
@@ -246,7 +222,7 @@ def _shaped(flow: Flow) -> Flow:
 @transfer(nn.RNN)
 def rnn(call: Call, input: Moments, hx: Moments | None = None) -> Flow:
     """``h = φ(W x + b + U h + b')``: per step ``χ = H s² Eφ'²``."""
-    return _recurrent(call, input, (hx,), 1, _rnn_step(str(call.options["nonlinearity"])))
+    return _recurrent(call, input, (hx,))
 
 
 @transfer(nn.LSTM)
@@ -254,10 +230,10 @@ def lstm(call: Call, input: Moments, hx: Any = None) -> Flow:
     """Hochreiter & Schmidhuber 1997, PyTorch's gate order i, f, g, o."""
     if isinstance(hx, Moments):  # one tensor that holds both states
         hx = (hx.resize(0, 1).reshape(hx.shape[1:]), hx.resize(0, 1).reshape(hx.shape[1:]))
-    return _recurrent(call, input, (None, None) if hx is None else tuple(hx), 4, _lstm_step)
+    return _recurrent(call, input, (None, None) if hx is None else tuple(hx))
 
 
 @transfer(nn.GRU)
 def gru(call: Call, input: Moments, hx: Moments | None = None) -> Flow:
     """Cho et al. 2014, PyTorch's gate order r, z, n."""
-    return _recurrent(call, input, (hx,), 3, _gru_step)
+    return _recurrent(call, input, (hx,))

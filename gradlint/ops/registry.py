@@ -18,7 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradlint.moments import Moments
+import numpy as np
+
+from gradlint.moments import Array, Moments
 from gradlint.ops.apart import Planner
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Flow",
     "Gradients",
     "Op",
+    "Returned",
     "check",
     "identity",
     "lookup",
@@ -54,6 +57,32 @@ class Call:
     options: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Moments] = field(default_factory=dict)
     shared_width: int | None = None
+
+
+_NEAR = 100
+"""Gradients between 2 to the power of minus this and of this need no unit."""
+
+
+class Returned(dict[Moments, Moments]):
+    """Gradients that a call sends back over many steps, some of them outside the range of floats.
+
+    ``units``: every gradient stands for itself times ``2^unit``. ``trail``: log2 of the root mean square of the gradient at the
+    input, step by step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units: dict[Moments, int] = {}
+        self.trail: Array = np.zeros(0)
+
+    def put(self, handle: Moments, grad: Moments, unit: int) -> None:
+        """A gradient times ``2^unit``."""
+        near = abs(unit) < _NEAR
+        self[handle], self.units[handle] = grad.scale(2.0**unit) if near and unit else grad, 0 if near else unit
+
+    def move(self, old: Moments, new: Moments, change: Callable[[Moments], Moments]) -> None:
+        """Under another handle, changed."""
+        self.put(new, change(self.pop(old)), self.units.pop(old))
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
-from gradlint.findings import Severity
+from gradlint.findings import Page, Severity
 
-__all__ = ["Documented", "page", "rows", "summary"]
+__all__ = ["Documented", "page", "page_of", "record", "row", "rows", "summary"]
 
 
 class Documented(Protocol):
@@ -17,6 +18,8 @@ class Documented(Protocol):
     code: ClassVar[str]
     name: ClassVar[str]
     severity: ClassVar[Severity]
+    preview: ClassVar[bool]
+    formerly: ClassVar[tuple[str, ...]]
 
 
 def summary(rule: Documented) -> str:
@@ -27,18 +30,37 @@ def summary(rule: Documented) -> str:
 def page(rule: Documented) -> str:
     """The whole page, as Markdown."""
     text = (inspect.getdoc(type(rule)) or "").strip()
-    return f"# {rule.code} {rule.name}\n\nSeverity: {rule.severity}\n\n{text}"
+    notes = (" (preview: --preview lets it report)" if rule.preview else "") + (
+        f"\n\nFormerly {', '.join(rule.formerly)}" if rule.formerly else ""
+    )
+    return f"# {rule.code} {rule.name}\n\nSeverity: {rule.severity}{notes}\n\n{text}"
 
 
-def rows(rules: Iterable[Documented]) -> list[dict[str, str]]:
+def page_of(rule: Documented) -> Page:
+    """What a report tells of it."""
+    return Page(rule.code, rule.name, str(rule.severity), summary(rule), page(rule))
+
+
+def record(rule: Documented) -> dict[str, Any]:
+    """The page as plain data: its sections by title, and the whole as Markdown."""
+    text = (inspect.getdoc(type(rule)) or "").strip()
+    titles, parts = re.findall(r"^## (.+)$", text, re.MULTILINE), re.split(r"^## .+$", text, flags=re.MULTILINE)
+    sections = {title: part.strip() for title, part in zip(titles, parts[1:], strict=True)}
+    return {**row(rule), "formerly": list(rule.formerly), "sections": sections, "markdown": page(rule)}
+
+
+def row(rule: Documented) -> dict[str, Any]:
+    """What a table shows of a rule."""
+    return {
+        "code": rule.code,
+        "name": rule.name,
+        "severity": str(rule.severity),
+        "preview": rule.preview,
+        "summary": summary(rule),
+        "pack": type(rule).__module__.partition(".")[0],
+    }
+
+
+def rows(rules: Iterable[Documented]) -> list[dict[str, Any]]:
     """One row per rule for a table."""
-    return [
-        {
-            "code": rule.code,
-            "name": rule.name,
-            "severity": str(rule.severity),
-            "summary": summary(rule),
-            "pack": type(rule).__module__.partition(".")[0],
-        }
-        for rule in rules
-    ]
+    return [row(rule) for rule in rules]

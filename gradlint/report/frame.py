@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gradlint.findings import Location
 
-__all__ = ["frame"]
+__all__ = ["frame", "span"]
 
 
 def frame(place: Location, style: str) -> list[Text]:
@@ -18,7 +18,7 @@ def frame(place: Location, style: str) -> list[Text]:
     source = linecache.getline(place.path, place.line).rstrip()
     if not source.strip():
         return []
-    start, end = _span(place, source)
+    start, end = span(place, source)
     shown = source.expandtabs(4)
     start, end = len(source[:start].expandtabs(4)), len(source[:end].expandtabs(4))
     dedent = len(shown) - len(shown.lstrip())
@@ -31,8 +31,8 @@ def frame(place: Location, style: str) -> list[Text]:
     ]
 
 
-def _span(place: Location, source: str) -> tuple[int, int]:
-    """Columns of the widest expression that starts at the place; else of the code on the line."""
+def span(place: Location, source: str) -> tuple[int, int]:
+    """Columns, from 0, of the widest expression that starts at the place; else of the code on the line."""
     first = len(source) - len(source.lstrip())
     start = _characters(source, place.column - 1)
     ends = [end for line, column, end in _expressions(place.path) if (line, column) == (place.line, place.column)]

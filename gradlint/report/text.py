@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gradlint.comparison import Place
-from gradlint.findings import Confidence, Factor, Finding, Location, Report, Severity, TargetReport
-from gradlint.growth import RecurrenceFacts
+from gradlint.findings import Confidence, Factor, Finding, Location, RecurrenceFacts, Report, Severity, TargetReport
 from gradlint.report.frame import frame
 from gradlint.report.view import View, relative, relative_line
 
@@ -120,13 +119,20 @@ def _covered(finding: Finding) -> Iterator[str]:
 
 
 def _models(report: Report, view: View) -> Iterator[Text]:
-    """What a clean model was run on and what was found; of others, what had to be guessed; the assumptions when asked."""
+    """What a clean model was run on and what was found; of others, what had to be guessed or was done without values.
+
+    The assumptions when asked, or where values had to be assumed.
+    """
     for target in report.targets:
         inputs = ", ".join(target.inputs) or "no inputs"
         inputs += {"given": "", "guessed": " (guessed)"}.get(target.inputs_origin, f" ({target.inputs_origin})")
-        if report.findings and not view.verbose:
-            if target.inputs_origin == "guessed":
-                line = f"{_name(target.name, view)}: {inputs}; --input gives others"
+        hybrid = target.rung == "hybrid"
+        inputs += "; hybrid: traced without the values of large weights" if hybrid else ""
+        if report.findings and not view.verbose and not (hybrid and target.assumptions):
+            if hybrid or target.inputs_origin == "guessed":
+                line = (
+                    f"{_name(target.name, view)}: {inputs}{'; --input gives others' if target.inputs_origin == 'guessed' else ''}"
+                )
                 yield from _wrapped(line, "  ", view, (_name(target.name, view), "bold"))
             continue
         gain = target.gain_log2
@@ -134,7 +140,7 @@ def _models(report: Report, view: View) -> Iterator[Text]:
         yield from _wrapped(f"{_name(target.name, view)}: {inputs}{found}", "  ", view, (_name(target.name, view), "bold"))
         for recurrence in target.recurrences:
             yield from _wrapped(f"  {_recurrence(recurrence)}", "    ", view, ("", ""))
-        for assumption in target.assumptions if view.verbose else ():
+        for assumption in target.assumptions if view.verbose or hybrid else ():
             yield from _wrapped(f"  = assumed: {assumption}", "    ", view, ("assumed:", "bold"))
 
 
@@ -186,8 +192,8 @@ def _summary(report: Report) -> Text:
     if not report.findings:
         if report.failures:
             rest = f"; {models} checked without findings, {report.coverage}" if report.targets else ""
-            return Text.assemble((failed[0].upper() + failed[1:], _BLAME), rest)
-        return Text.assemble(("All checks passed!", "bold green"), f" {models}, {report.coverage}")
+            return Text.assemble((failed[0].upper() + failed[1:], _BLAME), rest, _accepted(report))
+        return Text.assemble(("All checks passed!", "bold green"), f" {models}, {report.coverage}", _accepted(report))
     counts = Counter(finding.severity for finding in report.findings)
     found = ", ".join(
         _count(counts[severity], str(severity)) for severity in (Severity.ERROR, Severity.WARNING) if counts[severity]
@@ -198,8 +204,16 @@ def _summary(report: Report) -> Text:
         found += f" ({wrong} CONTRADICTED by real backward passes)"
     worst = max(report.findings, key=lambda finding: finding.severity.rank)
     style = _STYLE[worst.severity]
-    tail = f" in {models} ({report.coverage}); " + (f"{failed}; " if report.failures else "")
+    tail = f" in {models} ({report.coverage}){_accepted(report)}; " + (f"{failed}; " if report.failures else "")
     return Text.assemble((f"Found {found}", style), tail, "run ", (f"gradlint explain {worst.code}", "bold"))
+
+
+def _accepted(report: Report) -> str:
+    """What does not count, and why."""
+    counts = Counter(finding.suppressed for finding in report.suppressed)
+    parts = [f"{counts['comment']} by comments"] if counts["comment"] else []
+    parts += [f"{counts['baseline']} by the baseline"] if counts["baseline"] else []
+    return f"; accepted: {', '.join(parts)}" if parts else ""
 
 
 def _count(n: int, noun: str, plural: str = "s") -> str:

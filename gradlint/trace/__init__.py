@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +30,7 @@ from gradlint.trace.inits import Laws, recording
 from gradlint.trace.inputs import guessed, resolve
 from gradlint.trace.nodes import Nodes
 from gradlint.trace.recorder import Recorder
+from gradlint.trace.rungs import Rung, UnrunnableError, climbed
 from gradlint.trace.source import boundary, owned, transparent, user_line
 from gradlint.trace.state import SEED, drawn_outside, eager, is_lazy, preserved, seeded
 from gradlint.trace.tree import map_tensors
@@ -93,23 +95,27 @@ def trace(
         with eager(), seeded(), torch.enable_grad():
             if is_lazy(model):
                 _materialise(model if as_is else model.train(), inputs, laws)
-            try:
-                return _recorded(model, inputs, laws, tried=False, as_is=as_is)
-            except _ForwardError:
-                if not guessed(inputs):
-                    raise
-            return _recorded(model, inputs, laws, tried=True, as_is=as_is)
+            return climbed(model, laws, lambda rung: _traced(model, inputs, laws, rung, as_is=as_is))
 
 
 class _ForwardError(TraceError):
     """Forward raised, be it because of what it was run on."""
 
 
-def _recorded(model: nn.Module, inputs: Any, laws: Laws, *, tried: bool, as_is: bool) -> Traced:
-    with preserved(model):
+def _traced(model: nn.Module, inputs: Any, laws: Laws, rung: Rung, *, as_is: bool) -> Traced:
+    try:
+        return _recorded(model, inputs, laws, rung, tried=False, as_is=as_is)
+    except _ForwardError:
+        if not guessed(inputs):
+            raise
+    return _recorded(model, inputs, laws, rung, tried=True, as_is=as_is)
+
+
+def _recorded(model: nn.Module, inputs: Any, laws: Laws, rung: Rung, *, tried: bool, as_is: bool) -> Traced:
+    with preserved(model, blank=rung):
         if not as_is:
             model.train()
-        return _likeliest(model, resolve(model, inputs, tried=tried), laws)
+        return _likeliest(model, resolve(model, inputs, tried=tried, around=rung.around), laws, rung)
 
 
 @transparent
@@ -141,28 +147,29 @@ def _check(model: nn.Module) -> None:
             raise TraceError(f"parameter {name} is on the meta device", hint="construct the model on the CPU")
 
 
-def _likeliest(model: nn.Module, given: Arguments, laws: Laws) -> Traced:
+def _likeliest(model: nn.Module, given: Arguments, laws: Laws, rung: Rung) -> Traced:
     """One run; where chance decides what forward does (dropped layers), of several runs the one that called most modules.
 
     A layer that happened to be dropped would otherwise be judged as one that nothing uses.
     """
-    with preserved(model):
-        best = _record(model, given, laws)
+    with preserved(model, blank=rung):
+        best = _record(model, given, laws, rung)
     if not best.chance:
         return best
     weighted = {path for path, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None}
     for seed in range(SEED + 1, SEED + _RUNS):
         if weighted <= best.modules.keys():
             break
-        with preserved(model):
-            other = _record(model, given, laws, seed)
+        with preserved(model, blank=rung):
+            other = _record(model, given, laws, rung, seed)
         best = max(best, other, key=lambda traced: len(traced.modules))
     return best
 
 
 @boundary
-def _record(model: nn.Module, given: Arguments, laws: Laws, seed: int = SEED) -> Traced:
-    nodes = Nodes(model, laws)
+def _record(model: nn.Module, given: Arguments, laws: Laws, rung: Rung, seed: int = SEED) -> Traced:
+    hollow = rung.around()
+    nodes = Nodes(model, laws, hollow)
     recorder = Recorder(nodes)
     calls = ModuleCalls(model, recorder)
     names = iter(spec.name for spec in given.specs)
@@ -172,18 +179,25 @@ def _record(model: nn.Module, given: Arguments, laws: Laws, seed: int = SEED) ->
     parameters = _parameters(model, laws)  # before forward, which may write to them
     with seeded(seed):
         try:
-            with drawn_outside() as outside, calls.watching(), laws.writes(), Dispatched(recorder), recorder:
+            with drawn_outside() as outside, calls.watching(), hollow, laws.writes(), Dispatched(recorder), recorder:
                 result = _run(model, args, kwargs)
+        except UnrunnableError:
+            raise
         except Exception as error:
             place = user_line(error.__traceback__)
             text = str(error).strip().partition("\n")[0]
-            raise _ForwardError(f"forward raised {type(error).__name__}: {text}", where=_where(place)) from error
+            hint = "it should run in training mode on these inputs: correct the line, or give others with --input"
+            raise _ForwardError(f"forward raised {type(error).__name__}: {text}", where=_where(place), hint=hint) from error
     for generator in outside:
         nodes.by_chance(f"forward drew from {generator}")
     output = nodes.finish(result)
     if output is None:
         message = "no floating-point output of the model depends on its parameters or inputs"
-        raise TraceError(message, hint="; ".join(nodes.notes))
+        hint = "return a floating-point tensor that parameters take part in, such as logits or a loss"
+        raise TraceError(message, hint="; ".join(nodes.notes) or hint)
+    if nodes.unknown:
+        rung.missed(nodes.unknown)
+        nodes.note(nodes.unknown)
     nodes.prune(name for name in calls.outputs.values() if name is not None)
     return Traced(
         graph=nodes.graph,
@@ -195,6 +209,8 @@ def _record(model: nn.Module, given: Arguments, laws: Laws, seed: int = SEED) ->
         location=laws.construction.module(model) or _defined(model),
         assumptions=tuple(nodes.notes),
         chance=nodes.chance,
+        rung=rung.name,
+        realise=partial(laws.realise, model),
     )
 
 
@@ -209,7 +225,7 @@ def _parameters(model: nn.Module, laws: Laws) -> dict[str, ParameterRecord]:
         names.setdefault(id(parameter), []).append(name)
     modules = dict(model.named_modules())
     records: dict[str, ParameterRecord] = {}
-    copies = Copies()
+    copies = Copies(laws)
     for name, parameter in model.named_parameters():
         law = laws.law(parameter)
         records[name] = ParameterRecord(

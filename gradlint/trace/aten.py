@@ -30,7 +30,8 @@ def translated(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[
     plain = name.rstrip("_") if not name.startswith("_") else name
     if plain in _SPECIAL:
         return _SPECIAL[plain](*args, **kwargs), plain in _FIRST_ONLY
-    found = getattr(torch, plain, None)
+    # Losses have another signature there: the reduction is a number.
+    found = getattr(torch, plain, None) or (None if plain.endswith("_loss") else getattr(F, plain, None))
     if callable(found):
         return Call("call_function", found, args, kwargs), False
     if hasattr(torch.Tensor, plain) and args and isinstance(args[0], torch.Tensor):
@@ -70,6 +71,15 @@ _SPECIAL: dict[str, Callable[..., Call]] = {
     "_unsafe_view": lambda x, size: Call("call_method", "reshape", (x, tuple(size)), {}),
     "_to_copy": _to_copy,
     "alias": lambda x: Call("call_method", "view_as", (x, x), {}),
+    "batch_norm": lambda x, w, b, mean, var, training, momentum, eps, *_: _function(
+        F.batch_norm, x, mean, var, w, b, training, momentum, eps
+    ),
+    "instance_norm": lambda x, w, b, mean, var, own, momentum, eps, *_: _function(
+        F.instance_norm, x, mean, var, w, b, own, momentum, eps
+    ),
+    "layer_norm": lambda x, shape, w=None, b=None, eps=1e-5, *_: _function(F.layer_norm, x, tuple(shape), w, b, eps),
+    "group_norm": lambda x, groups, w=None, b=None, eps=1e-5, *_: _function(F.group_norm, x, groups, w, b, eps),
+    "dropout": lambda x, p, training: _function(F.dropout, x, p, training),
     "convolution": _convolution,
     "embedding": lambda w, ids, *_, **__: _function(F.embedding, ids, w),
     "slice": _slice,

@@ -23,6 +23,9 @@ __all__ = ["ModuleCalls"]
 
 _RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
 
+_STEPS = 64
+"""Steps that a recurrent module is really run for."""
+
 
 class ModuleCalls:
     """Follows which module runs, and keeps what each returned at its last call.
@@ -51,7 +54,7 @@ class ModuleCalls:
             location, outer, recorder.nodes.module = locate(), recorder.nodes.module, path
             try:
                 if is_recurrent_leaf(module):
-                    result = recorder.opaque("call_module", path, _Bound(call_module, module), args, kwargs)
+                    result = recorder.opaque("call_module", path, _Leaf(call_module, module), args, kwargs)
                 else:
                     result = call_module(module, *args, **kwargs)
                 self.called[path] = location
@@ -91,16 +94,26 @@ class ModuleCalls:
         return self._recorder.nodes.of(tensor).name
 
 
-class _Bound:
-    """``function(module, …)`` under the module's frame rules: callable without becoming a frame of its own."""
+class _Leaf:
+    """``function(module, …)`` under the module's frame rules: callable without becoming a frame of its own.
+
+    Of a long sequence only the first steps are run, and the last of them stands for those after it: what is known of a recurrent
+    module comes from its weights, and no op is recorded in it.
+    """
 
     def __init__(self, function: Any, module: nn.Module) -> None:
         self._function = function
         self._module = module
 
     @transparent
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._function(self._module, *args, **kwargs)
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        axis = 1 if getattr(self._module, "batch_first", False) and isinstance(x, torch.Tensor) and x.dim() == 3 else 0
+        if not isinstance(x, torch.Tensor) or x.shape[axis] <= _STEPS:
+            return self._function(self._module, x, *args, **kwargs)
+        out, state = self._function(self._module, x.narrow(axis, 0, _STEPS), *args, **kwargs)
+        last = out.narrow(axis, _STEPS - 1, 1)
+        rest = [x.shape[axis] - _STEPS if d == axis else -1 for d in range(x.dim())]
+        return torch.cat([out, last.expand(rest)], axis), state
 
 
 def is_recurrent_leaf(module: nn.Module) -> bool:

@@ -6,13 +6,10 @@ exact, module paths end at the module that entered the compiled code.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradlint.trace.aten import translated
-from gradlint.trace.names import ESCAPES, writes_first
 from gradlint.trace.private import DispatchMode, is_functorch_wrapped, operator_name
 from gradlint.trace.source import transparent
 from gradlint.trace.tree import tensors_in
@@ -56,17 +53,4 @@ class Dispatched(DispatchMode):
             if name == "_local_scalar_dense" and any(map(recorder.nodes.live, tensors)):
                 recorder.escaped("item")
             return recorder.run(func, *args, **kwargs)
-        return recorder.run(self._record, func, name, args, kwargs)
-
-    def _record(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        nodes = self._recorder.nodes
-        call, first_only = translated(func, args, {k: v for k, v in kwargs.items() if k != "out"})
-        written = kwargs.get("out") if "out" in kwargs else args[0] if writes_first(name) else None
-        if isinstance(written, torch.Tensor):
-            self._recorder.overwrite(name, call, written, partial(func, *args, **kwargs))
-            return written
-        call = nodes.mapped(call)
-        result = func(*args, **kwargs)
-        if name not in ESCAPES and tensors_in(result):
-            self._recorder.bind(nodes.create(call, result[0] if first_only else result), result[0] if first_only else result)
-        return result
+        return recorder.run(recorder.operator, func, name, args, kwargs)

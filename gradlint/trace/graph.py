@@ -15,7 +15,7 @@ A call that returns several tensors is followed by ``operator.getitem`` nodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -146,9 +146,10 @@ class Traced:
         model: the module itself, for its structure and RNN leaves; its forward is not run again.
         arguments: what it was run on.
         output: name of the node of the first floating-point output tensor.
-        rung: how it was traced: ``"real"``.
+        rung: how it was traced: ``"real"``, or ``"hybrid"`` (large weights, and what is computed from them, have no values).
         assumptions: values that had to be assumed, each with its source line.
         chance: with other random numbers forward might have done something else.
+        realise: gives the model's parameters values, where they have none yet.
     """
 
     graph: fx.Graph
@@ -161,6 +162,7 @@ class Traced:
     rung: str = "real"
     assumptions: tuple[str, ...] = ()
     chance: bool = False
+    realise: Callable[[], None] = lambda: None
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

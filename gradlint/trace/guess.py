@@ -38,6 +38,8 @@ _REALS = re.compile(
 )
 _ENTITIES = re.compile(r"(^|_)(users?|items?|movies?|products?)(_ids?)?$")
 _ENDS = re.compile(r"^(dones?|terminals?|terminated|resets?|episode_starts?)$")
+_BOXES = re.compile(r"(^|_)(bbox|boxes)(_|$)")
+_GRIDS = re.compile(r"(^|_)grid_(thw|hw)$|(^|_)spatial_shapes$")
 _IMAGES = re.compile(r"(^|_)(im|img|imgs|image|images|pixels|pixel_values)(_|$)")
 
 _CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
@@ -110,6 +112,11 @@ def _by_name(model: nn.Module, name: str, batch: int, by_layer: list[Leaf], *, g
         return [Leaf((2 * LENGTH, *leaf.shape[1:]), leaf.dtype, leaf.high) for leaf in floating if len(leaf.shape) == 2]
     if _LENGTHS.search(name):
         return [Leaf((batch,), "int64", LENGTH, float(LENGTH))]
+    if _BOXES.search(name):  # corners that coincide: no side is negative
+        length = main[1] if len(main) > 1 else LENGTH
+        return [Leaf((batch, length, 4), kind, high, 1.0) for kind, high in (("int64", 2), (dtype, None))]
+    if _GRIDS.search(name):  # of patches, of one image or video
+        return [Leaf((1, 2 if name.endswith(("_hw", "shapes")) else 3), "int64", 5, 4.0)]
     if _TIMES.search(name):
         steps, reals = ("int64", 1000), (dtype, None)
         # Beside an image it counts the steps of a diffusion, else it is a coordinate.

@@ -10,52 +10,64 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch import nn
 
 from gradlint.moments import Moments
-from gradlint.trace.initialisers import Initialiser
-from gradlint.trace.law import Law
-from gradlint.trace.private import DispatchMode, StorageWeakRef, hold, operator_name, storage_key
-from gradlint.trace.source import Construction, locate, owned, transparent
+from gradlint.trace.deferred import Deferred
+from gradlint.trace.law import Law, Region
+from gradlint.trace.private import StorageWeakRef, hold, storage_key
+from gradlint.trace.source import Construction, owned
 from gradlint.trace.state import SEED, seeded, uncompiled
 from gradlint.trace.tags import Regions, Tag, mixture
-from gradlint.trace.tree import tensors_in
-from gradlint.trace.writes import LAWFUL, Write, law_after
+from gradlint.trace.watcher import Leaks, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator
 
 __all__ = ["Laws", "recording"]
 
-_INDEPENDENT = ("normal", "uniform", "constant", "orthogonal", "bernoulli")
+_INDEPENDENT = ("normal", "uniform", "constant", "orthogonal", "bernoulli", "uninitialised")
 
 
 class Laws:
     """What construction told: the laws of parameters and the lines of modules. Made by :func:`recording`."""
 
-    def __init__(self) -> None:
+    def __init__(self, deferred: Deferred | None = None) -> None:
         self.construction = Construction()
+        self.deferred = deferred or Deferred()
         self._storages: dict[int, tuple[StorageWeakRef, Regions]] = {}
+        self._draws = 0
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Record what is constructed and written within the block."""
-        with self.construction.watching(), self.writes():
+        """Record what is constructed and written within the block; values of large tensors may be put off."""
+        with self.construction.watching(), Watcher(self, building=True), Leaks(self):
             yield
 
     @contextmanager
     def writes(self) -> Iterator[None]:
-        """Record what is written within the block."""
-        with _Watcher(self):
-            yield
+        """Record what is written within the block; afterwards laws are what they were."""
+        before = dict(self._storages)
+        try:
+            with Watcher(self, building=False):
+                yield
+        finally:
+            self._storages = before
 
     def law(self, parameter: torch.Tensor) -> Law:
         """The law of a parameter; measured on its values where no initialiser was seen."""
         tag = self.common(parameter)
         if tag is not None and tag.kind in _INDEPENDENT:
             return _independent(tag, parameter)
+        if parameter in self.deferred:
+            known = self._piecewise(parameter)
+            if known is not None:
+                return known
+            self.fill(parameter)
         if tag is not None:
             return replace(_measured(parameter, tag.kind), location=tag.location, label=tag.label)
         regions, span = self._regions(parameter), _span(parameter)
@@ -65,11 +77,66 @@ class Laws:
         last = regions.scattered or (parts[-1][1] if parts else None)
         if last is None or (len(parts) == 1 and regions.scattered is None):
             return replace(_measured(parameter), location=None if last is None else last.location)
-        measured = replace(_measured(parameter, "mixed"), location=last.location, label=last.label)
+        stretches = () if regions.scattered else tuple(_region(n, part) for n, part in parts)
+        measured = replace(_measured(parameter, "mixed"), location=last.location, label=last.label, regions=stretches)
         if regions.scattered is None and sum(n for n, part in parts if part.known) == parameter.numel():
             mean, std = mixture(parts)
             return replace(measured, mean=mean, std=std, label="")
         return measured
+
+    def _piecewise(self, parameter: torch.Tensor) -> Law | None:
+        """The law of a parameter that was written in parts, from theirs; None where the parts are no rows and differ in mean."""
+        regions, span = self._regions(parameter), _span(parameter)
+        if regions is None or span is None or regions.scattered is not None or not parameter.is_contiguous():
+            return None
+        parts = [(n, part) for n, part in regions.between(*span) if part is not None and part.known]
+        if sum(n for n, _ in parts) != parameter.numel():
+            return None
+        moments = _moments_of(tuple(parameter.shape), parts)
+        if moments is None:
+            return None
+        (mean, std), last = mixture(parts), parts[-1][1]
+        return Law("mixed", mean, std, moments, last.location, regions=tuple(_region(n, part) for n, part in parts))
+
+    def fill(self, tensor: torch.Tensor) -> None:
+        """Draw the values of a tensor that waits for them."""
+        if tensor in self.deferred:
+            self.deferred.fill(tensor, self._regions(tensor) or Regions())
+
+    def realise(self, model: nn.Module) -> None:
+        """Give every parameter and buffer of ``model`` its values."""
+        for tensor in (*model.parameters(), *model.buffers()):
+            self.fill(tensor)
+
+    def put_off(self) -> None:
+        """Forget the values of what can be drawn again."""
+        known = {key for key, (_, regions) in self._storages.items() if regions.drawable}
+        self.deferred.put_off(known)
+
+    def leaked(self, tensor: torch.Tensor) -> None:
+        """Something else than torch may have written to the tensor's memory."""
+        self.fill(tensor)
+        regions = self._regions(tensor)
+        key = storage_key(tensor)
+        if key is not None and regions is not None and any(tag.kind == "uninitialised" for _, _, tag in regions.parts):
+            parts = tuple((a, b, Tag.unknown() if tag.kind == "uninitialised" else tag) for a, b, tag in regions.parts)
+            self._storages[key] = self._storages[key][0], replace(regions, parts=parts)
+
+    def draws(self, tensor: torch.Tensor) -> tuple[object, ...] | None:
+        """What tells apart the draws of two tensors without values; None if the tensor has values."""
+        if tensor not in self.deferred:
+            return None
+        regions, span = self._regions(tensor), _span(tensor)
+        if regions is None or span is None:
+            return (id(tensor),)
+        return tuple((n, None if tag is None else (tag.kind, tag.mean, tag.std, tag.draw)) for n, tag in regions.between(*span))
+
+    def next_draw(self, tag: Tag) -> int:
+        """A number for draws that are independent of all before."""
+        if tag.std == 0.0:
+            return 0
+        self._draws += 1
+        return self._draws
 
     def drawn(self, tensor: torch.Tensor) -> Law | None:
         """The law of a tensor of independent random entries; None if it is anything else."""
@@ -84,6 +151,17 @@ class Laws:
         if span is None:  # a view with gaps: the law of the whole storage, if that is one
             span = (0, tensor.untyped_storage().nbytes() // max(tensor.element_size(), 1))
         return regions.common(*span)
+
+    def source(self, tensor: torch.Tensor) -> Tag | None:
+        """:meth:`common`, of the same draws only where the tensor is all of its storage."""
+        tag = self.common(tensor)
+        if tag is None or not tag.draw or tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes():
+            return tag
+        return replace(tag, draw=0)
+
+    def whole(self, tensor: torch.Tensor) -> bool:
+        """The tensor is one stretch of memory."""
+        return _span(tensor) is not None
 
     def knows(self, tensor: torch.Tensor) -> bool:
         """Something with a law was written to the tensor's memory before."""
@@ -117,74 +195,43 @@ def _span(tensor: torch.Tensor) -> tuple[int, int] | None:
 
 def _independent(tag: Tag, tensor: torch.Tensor) -> Law:
     moments = Moments.iid(tuple(tensor.shape), tag.mean, tag.std**2)
-    return Law(tag.kind, tag.mean, tag.std, moments, tag.location, tag.label)
+    return Law(tag.kind, tag.mean, tag.std, moments, tag.location, tag.label, tag.low, tag.high)
+
+
+def _region(entries: int, tag: Tag) -> Region:
+    return Region(entries, tag.kind, tag.mean, tag.std, tag.location, tag.label)
+
+
+def _moments_of(shape: tuple[int, ...], parts: list[tuple[int, Tag]]) -> Moments | None:
+    """The second-order law of stretches of independent entries, as far as they are rows or have one mean."""
+    mean, std = mixture(parts)
+    if all(math.isclose(tag.mean, mean, rel_tol=1e-9, abs_tol=1e-12 * std) for _, tag in parts):
+        return Moments.iid(shape, mean, std**2)
+    row = math.prod(shape[1:])
+    if any(n % row for n, _ in parts):
+        return None
+    rows = Moments.of_array(np.concatenate([np.full(n // row, tag.mean) for n, tag in parts]))
+    noise = Moments.iid(shape, rows.mean, sum(n * tag.std**2 for n, tag in parts) / math.prod(shape))
+    along = (1, *(0,) * (noise.v.ndim - 1)) if shape[0] > 1 else (0,) * noise.v.ndim
+    noise.v[along] += rows.v[(-1,) * rows.v.ndim]
+    return noise
 
 
 def _measured(parameter: torch.Tensor, kind: str = "values") -> Law:
     values = parameter.detach().to(torch.float64).cpu().numpy()
     if values.size == 0 or (kind == "values" and (values == values.flat[0]).all()):
         value = float(values.flat[0]) if values.size else 0.0
-        return Law("constant", value, 0.0, Moments.iid(values.shape, value, 0.0))
+        return Law("constant", value, 0.0, Moments.iid(values.shape, value, 0.0), low=value, high=value)
     if kind == "mixed":  # what was written in parts was drawn: the noise of the draw is no part of its law
         moments = Moments.of_sample(values)
     else:  # what does not learn is a table, such as one of sinusoids
         moments = Moments.of_array(values) if parameter.requires_grad else Moments.of_table(values)
-    return Law(kind, float(values.mean()), float(values.std()), moments)
-
-
-class _Watcher(DispatchMode):
-    def __init__(self, laws: Laws) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._laws = laws
-
-    @transparent
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        result = func(*args, **kwargs)
-        name = operator_name(func)
-        out = kwargs.get("out")
-        written = out if out is not None else args[0] if name.endswith("_") and args else None
-        if written is None and name not in LAWFUL and Initialiser.running() is None:
-            return result  # new memory, of which nothing is known
-        if isinstance(written, torch.Tensor):
-            self._update(name, args, kwargs, written)
-        elif name == "linalg_qr":
-            self._laws.write(result[0], self._orthonormal(args[0], result[0]))
-        else:
-            for tensor in tensors_in(result):
-                if not self._is_view(tensor, args):
-                    self._update(name, args, kwargs, tensor)
-        return result
-
-    def _update(self, name: str, args: Any, kwargs: Mapping[str, Any], result: torch.Tensor) -> None:
-        """Write the new law of ``result``, with the user's line and the initialiser's name."""
-        tag = law_after(Write(name.removesuffix("_"), args, kwargs, result, self._laws.common))
-        initialiser = Initialiser.running()
-        if initialiser is not None:
-            tag = initialiser.law(result) or tag
-        if tag is None:
-            tag = Tag.unknown()
-        if tag.known or self._laws.knows(result):
-            label = "" if initialiser is None else initialiser.label
-            tag = replace(tag, location=locate() or tag.location, label=label)
-        self._laws.write(result, tag)
-
-    def _is_view(self, tensor: torch.Tensor, args: Any) -> bool:
-        key = storage_key(tensor)
-        return any(storage_key(t) == key for t in tensors_in(args))
-
-    def _orthonormal(self, source: torch.Tensor, q: torch.Tensor) -> Tag:
-        """The law of the orthonormal factor of a Gaussian matrix: uniform over rotations."""
-        drawn = self._laws.common(source)
-        if drawn is None or drawn.kind != "normal" or drawn.mean != 0.0:
-            return Tag.unknown()
-        return Tag("orthogonal", 0.0, 1 / math.sqrt(max(q.shape[-2:])))
+    ends = float(values.min()), float(values.max())
+    return Law(kind, float(values.mean()), float(values.std()), moments, low=ends[0], high=ends[1])
 
 
 @contextmanager
-def recording(file: str | None = None, seed: int = SEED) -> Iterator[Laws]:
+def recording(file: str | None = None, seed: int = SEED, deferred: Deferred | None = None) -> Iterator[Laws]:
     """Watch how models are constructed within the block, with seeded random numbers (restored at the end).
 
     ``torch.compile`` returns its argument within the block.
@@ -192,7 +239,8 @@ def recording(file: str | None = None, seed: int = SEED) -> Iterator[Laws]:
     Args:
         file: counts as the user's source even if it is installed in ``site-packages``.
         seed: of the random numbers; laws do not depend on it.
+        deferred: which tensors need no values.
     """
-    laws = Laws()
+    laws = Laws(deferred)
     with seeded(seed), uncompiled(), owned(file), laws.watching():
         yield laws

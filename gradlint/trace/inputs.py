@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -21,13 +22,13 @@ from gradlint.trace.graph import InputSpec
 from gradlint.trace.guess import candidates
 from gradlint.trace.leaves import Key, Values, leaves
 from gradlint.trace.overrides import placed
-from gradlint.trace.probe import ENOUGH, Prober
+from gradlint.trace.probe import ENOUGH, Around, Prober
 from gradlint.trace.search import Refusal, misspelt, search
 from gradlint.trace.source import user_line
 
 __all__ = ["guessed", "resolve"]
 
-_SECONDS = 40.0
+_WORK = 1_600_000  # in calls
 _SEEDS = 80
 _SHOWN = 6
 _MORE = 3  # rounds, each with more arguments
@@ -40,17 +41,18 @@ def guessed(inputs: Any) -> bool:
     return inputs is None or (isinstance(inputs, list) and all(isinstance(item, InputSpec | str) for item in inputs))
 
 
-def resolve(model: nn.Module, inputs: Any, *, tried: bool = True) -> Arguments:
+def resolve(model: nn.Module, inputs: Any, *, tried: bool = True, around: Around = nullcontext) -> Arguments:
     """The arguments to run ``model`` on; see :func:`gradlint.trace.trace` for what ``inputs`` may be.
 
     Args:
         tried: forward has accepted them; else they are the likeliest, and what is run on them next is the trial.
+        around: what to run forward in.
 
     Raises:
         InputError: nothing was found that the model accepts, or ``inputs`` is of no such form.
     """
     if inputs is None:
-        return _offered(model, tried=tried) or _guess(model, [], tried=tried)
+        return _offered(model, around, tried=tried) or _guess(model, [], around, tried=tried)
     if isinstance(inputs, Arguments):
         return inputs
     if isinstance(inputs, torch.Tensor):
@@ -58,19 +60,19 @@ def resolve(model: nn.Module, inputs: Any, *, tried: bool = True) -> Arguments:
     if isinstance(inputs, Mapping):
         return described(model, (), inputs)
     if guessed(inputs):
-        return _guess(model, [parse_input(item) if isinstance(item, str) else item for item in inputs], tried=tried)
+        return _guess(model, [parse_input(item) if isinstance(item, str) else item for item in inputs], around, tried=tried)
     if isinstance(inputs, Sequence) and not isinstance(inputs, str):
         return described(model, tuple(inputs), {})
     raise InputError(f"inputs must be a tuple, a dict, a tensor or None, not {type(inputs).__name__}")
 
 
-def _offered(model: nn.Module, *, tried: bool) -> Arguments | None:
+def _offered(model: nn.Module, around: Around, *, tried: bool) -> Arguments | None:
     """What an attribute of the model says that it takes; it is not second-guessed."""
     found = offered(model)
     if found is None:
         return None
     name, values = found
-    outcome = Prober(model, seconds=_SECONDS).run(values) if tried else None
+    outcome = Prober(model, work=_WORK, around=around).run(values) if tried else None
     if outcome is None or outcome.error is None:
         return drawn(model, values, name)
     place = user_line(outcome.error.__traceback__)
@@ -78,12 +80,12 @@ def _offered(model: nn.Module, *, tried: bool) -> Arguments | None:
     raise InputError(message, where="" if place is None else f"{place.path}:{place.line}", hint=f"correct {name}, or {HINT}")
 
 
-def _guess(model: nn.Module, overrides: list[InputSpec], *, tried: bool) -> Arguments:
+def _guess(model: nn.Module, overrides: list[InputSpec], around: Around, *, tried: bool) -> Arguments:
     """The first arguments that the model accepts, with what ``overrides`` fix; the likeliest if nothing is to be tried."""
     given, fixed = placed(model, overrides)
     values = None if tried else next(_seeds(model, given, _batch(given), 0), None)
     if values is None or _to_be_tried(model, values, fixed):
-        values = _found(model, given, fixed)
+        values = _found(model, given, fixed, around)
     known = all(any(key[: len(f)] == f for f in fixed) for key, _ in leaves(values))
     return drawn(model, values, "given" if known else "guessed")
 
@@ -101,14 +103,14 @@ def _to_be_tried(model: nn.Module, values: Values, fixed: frozenset[Key]) -> boo
     )
 
 
-def _found(model: nn.Module, given: Values, fixed: frozenset[Key]) -> Values:
+def _found(model: nn.Module, given: Values, fixed: frozenset[Key], around: Around) -> Values:
     """Arguments that the model accepts, among them the ``given`` ones.
 
     Raises:
         InputError: nothing was found.
     """
     failures: list[Refusal] = []
-    prober = Prober(model, seconds=_SECONDS)
+    prober = Prober(model, work=_WORK, around=around)
 
     def suggest(name: str) -> list[Any]:
         return candidates(model, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY), _batch(given))

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gradlint.findings import Location
 from gradlint.moments import Moments
 
-__all__ = ["Law"]
+__all__ = ["Law", "Region"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A stretch of a parameter that was written separately: a padding row, the bias of a forget gate.
+
+    Args:
+        entries: how many it has.
+        kind: as in :class:`Law`.
+    """
+
+    entries: int
+    kind: str
+    mean: float
+    std: float
+    location: Location | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -16,12 +34,15 @@ class Law:
 
     Args:
         kind: ``normal``, ``uniform``, ``constant``, ``orthogonal``, ``identity``, ``mixed`` (regions written separately),
-            or ``values`` (only real values are known).
+            ``values`` (only real values are known), or ``uninitialised`` (memory that nothing was written to).
         mean: of the entries.
         std: of the entries, in the same unit.
         moments: second-order law over the parameter's axes; what the analysis computes with.
         location: the user's line whose call last wrote the parameter.
         label: the initialiser as the user knows it, such as ``kaiming_uniform_(a=2.236)``.
+        low: lower end of the support.
+        high: upper end of the support.
+        regions: what was written separately, in the order of memory; none where the whole was written at once.
     """
 
     kind: str
@@ -30,8 +51,21 @@ class Law:
     moments: Moments
     location: Location | None = None
     label: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def unwritten(self) -> float:
+        """The share of the entries that nothing was ever written to."""
+        if self.kind == "uninitialised":
+            return 1.0
+        total = sum(part.entries for part in self.regions)
+        return sum(part.entries for part in self.regions if part.kind == "uninitialised") / total if total else 0.0
 
     def __str__(self) -> str:
+        if self.kind == "uninitialised":
+            return "uninitialised"
         if self.label:
             return self.label
         if self.kind == "constant":

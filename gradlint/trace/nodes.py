@@ -16,7 +16,7 @@ from gradlint.trace.source import locate
 from gradlint.trace.tree import first_floating, tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from gradlint.trace.inits import Laws
     from gradlint.trace.law import Law
@@ -30,9 +30,10 @@ class Nodes:
     Args:
         model: parameters and buffers are known by their names in it.
         laws: watch what makes constants; random ones get their laws from it.
+        hollow: tensors without values.
     """
 
-    def __init__(self, model: nn.Module, laws: Laws) -> None:
+    def __init__(self, model: nn.Module, laws: Laws, hollow: Container[torch.Tensor] = ()) -> None:
         self.graph = fx.Graph()
         self.notes: list[str] = []
         self.chance = False  # what forward does depends on random numbers
@@ -40,6 +41,9 @@ class Nodes:
         self.grad_mode: bool | None = None  # overrides torch's inside a reentrant checkpoint
         self.memory = Memory(self.emit, self.constant)
         self.laws = laws
+        self.hollow = hollow
+        self.unknown: str | None = None  # a number made of weights alone that has no value
+        self._weights_alone: set[fx.Node] = set()
         self._parameters = {id(p): name for name, p in model.named_parameters()}
         self._buffers = {id(b): name for name, b in model.named_buffers()}
         self._inputs: dict[int, tuple[torch.Tensor, int | None, fx.Node]] = {}
@@ -179,6 +183,13 @@ class Nodes:
         self.chance = True
         self.note(f"{what}; only one outcome is followed")
 
+    def _number(self, node: fx.Node, result: torch.Tensor) -> float | None:
+        if result not in self.hollow:
+            return float(result.detach())
+        if node in self._weights_alone and self.unknown is None:
+            self.unknown = f"{node.name} is a number made of weights, which have no values here"
+        return None
+
     def _annotate(
         self,
         node: fx.Node,
@@ -188,12 +199,14 @@ class Nodes:
         value: torch.Tensor | None = None,
         law: Law | None = None,
     ) -> None:
+        if node.op == "get_attr" or (node.op.startswith("call") and all(n in self._weights_alone for n in node.all_input_nodes)):
+            self._weights_alone.add(node)
         shape = dtype = scalar = None
         if isinstance(result, torch.Tensor):
             shape, dtype = tuple(result.shape), str(result.dtype).removeprefix("torch.")
             if value is None and not (result.is_floating_point() or result.is_complex()):
                 value = result.detach().clone()
             elif result.is_floating_point() and result.numel() == 1:
-                scalar = float(result.detach())
+                scalar = self._number(node, result)
         lowered = str(torch.get_autocast_dtype("cpu")).removeprefix("torch.") if torch.is_autocast_enabled("cpu") else None
         annotate(node, Step(shape, dtype, self.module, locate(), grad, value, law, scalar, lowered))

@@ -8,6 +8,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.jit._fuser import optimized_execution
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +27,7 @@ __all__ = [
     "global_hooks",
     "hold",
     "is_functorch_wrapped",
+    "is_view_operator",
     "operator_name",
     "storage_key",
     "unoptimised",
@@ -83,9 +85,15 @@ def global_hooks() -> tuple[dict[int, Any], ...]:
 
 @cache
 def operator_name(func: Callable[..., Any]) -> str:
-    """The name of an aten operator without namespace and overload, such as ``normal_``."""
-    schema = getattr(func, "_schema", None)
-    return "" if schema is None else str(schema.name).rpartition("::")[2]
+    """The name of an operator (``torch.ops``) without namespace and overload, such as ``normal_``; empty if it is none."""
+    if isinstance(func, OpOverloadPacket):
+        return str(func._qualified_op_name).rpartition("::")[2]
+    return str(func._schema.name).rpartition("::")[2] if isinstance(func, OpOverload) else ""
+
+
+def is_view_operator(func: Callable[..., Any]) -> bool:
+    """The aten operator returns another view of its first argument."""
+    return bool(getattr(func, "is_view", False))
 
 
 @contextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 import traceback
 import warnings
 import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from gradlint.trace.arguments import spread
+from gradlint.trace.arguments import signature_of, spread
 from gradlint.trace.assertions import compared
 from gradlint.trace.leaves import Key, Values, leaves, made
 from gradlint.trace.names import FACTS, name_of
+from gradlint.trace.omitted import omitted
 from gradlint.trace.source import transparent
 from gradlint.trace.state import is_lazy, preserved, seeded
 from gradlint.trace.tree import first_floating, map_tensors, tensors_in
@@ -26,11 +28,16 @@ from gradlint.trace.tree import first_floating, map_tensors, tensors_in
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RECURRENT", "Called", "Operand", "Outcome", "Prober"]
+__all__ = ["RECURRENT", "Around", "Called", "Operand", "Outcome", "Prober"]
+
+Around = Callable[[], AbstractContextManager[Any]]
+"""Makes the context that forward is run in."""
 
 ENOUGH = 4  # samples per channel that a batch normalisation needs to be more than a sign
 
 _MOST = 1 << 23  # entries of all inputs together
+
+_CALL = 20_000  # entries that cost as much as a call: the unit of work, some 20 µs
 RECURRENT = frozenset("gru lstm rnn_tanh rnn_relu gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell".split())
 """Functions that only the modules of :data:`_CHECKING` call."""
 
@@ -81,6 +88,7 @@ class Outcome:
         asserted: the two sides that an assertion of the user found different.
         samples: the least number of samples per channel that a batch normalisation saw.
         defined: no NaN came out.
+        omitted: arguments that were not given, and that what was raised is about.
     """
 
     calls: int
@@ -90,6 +98,7 @@ class Outcome:
     asserted: tuple[Any, Any] | None = None
     samples: int = ENOUGH
     defined: bool = True
+    omitted: tuple[str, ...] = ()
 
 
 class _Stop(BaseException):
@@ -106,6 +115,7 @@ class _Watch(TorchFunctionMode):
     def __init__(self, given: Mapping[Key, torch.Tensor], stop: int | None) -> None:
         super().__init__()
         self.calls = 0
+        self.entries = 0
         self.inside = False
         self.samples: list[int] = []
         self._stop = stop
@@ -124,6 +134,7 @@ class _Watch(TorchFunctionMode):
         self.inside = True
         result = func(*args, **kwargs)
         self.inside = False
+        self.entries += sum(t.numel() for t in tensors_in(result))
         sources = frozenset[Key]().union(*(self._sources(t) for t in tensors_in((args, kwargs))))
         if sources:
             written = args[:1] if result is None else ()
@@ -156,6 +167,11 @@ class _Watch(TorchFunctionMode):
         return Called(index, name, mapped_args, mapped_kwargs, tuple(found), module)
 
     @property
+    def work(self) -> int:
+        """Calls, and the entries of what they returned in calls' worth."""
+        return self.calls + self.entries // _CALL
+
+    @property
     def raising(self) -> bool:
         """What was raised comes from the last call, not from the Python code after it."""
         return self.inside or self._checking is not None
@@ -172,29 +188,31 @@ class Prober:
     """Runs the forward of one model on arguments that are described; the model is left as it was.
 
     Args:
-        seconds: what all runs may take together.
+        work: what all runs may cost together, in calls: not in seconds, so that every machine finds the same.
+        around: what to run forward in.
     """
 
-    def __init__(self, model: nn.Module, *, seconds: float) -> None:
+    def __init__(self, model: nn.Module, *, work: int, around: Around = nullcontext) -> None:
         self.model = model
-        self._deadline = time.monotonic() + seconds
-        self._pause = self._deadline
+        self._around = around
+        self._work = work
+        self._pause = 0
         self._left = 0
         self._grad = False
 
     @property
     def over(self) -> bool:
-        """The time is used up."""
-        return time.monotonic() > self._deadline
+        """The work is used up."""
+        return self._work <= 0
 
     @property
     def exhausted(self) -> bool:
         """What was allowed last is used up."""
-        return self._left <= 0 or time.monotonic() > min(self._pause, self._deadline)
+        return self._left <= 0 or self._work <= max(self._pause, 0)
 
-    def allow(self, *, runs: int, seconds: float) -> None:
+    def allow(self, *, runs: int, work: int) -> None:
         """Not more than that from here."""
-        self._left, self._pause = runs, time.monotonic() + seconds
+        self._left, self._pause = runs, self._work - work
 
     def run(self, values: Values, stop: int | None = None) -> Outcome:
         """Run forward, or up to its call number ``stop``, which is then reported without an error."""
@@ -218,12 +236,17 @@ class Prober:
             watch = _Watch(given, stop)
             _listen(model, watch)
             try:
-                with watch, torch.set_grad_enabled(self._grad):
-                    result = _call(model, args, kwargs)
+                try:
+                    with self._around(), watch, torch.set_grad_enabled(self._grad):
+                        result = _call(model, args, kwargs)
+                finally:
+                    self._work -= 1 + watch.work
             except _Stop:
                 return Outcome(watch.calls, None, watch.last())
             except Exception as error:  # noqa: BLE001 - any way a model refuses an input; reported if none is accepted
-                outcome = Outcome(watch.calls, error, watch.last(), watch.raising, compared(error))
+                names = [p.name for p in signature_of(model) if p.default is None and p.name not in values]
+                left_out = omitted(error, names)
+                outcome = Outcome(watch.calls, error, watch.last(), watch.raising, compared(error), omitted=left_out)
                 traceback.clear_frames(error.__traceback__)  # they hold the activations of every try
                 return outcome
             first = first_floating(result)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+from gradlint.trace.aten import translated
 from gradlint.trace.cells import CELLS
 from gradlint.trace.graph import step
 from gradlint.trace.mutation import same_memory, setitem
@@ -27,7 +29,7 @@ from gradlint.trace.names import (
     normalise,
     writes_first,
 )
-from gradlint.trace.private import is_functorch_wrapped, version
+from gradlint.trace.private import is_functorch_wrapped, operator_name, version
 from gradlint.trace.source import transparent
 from gradlint.trace.tree import tensors_in
 
@@ -63,8 +65,9 @@ class Recorder(TorchFunctionMode):
         if any(map(is_functorch_wrapped, tensors_in((args, kwargs)))):  # below it are tensors with identities
             return func(*args, **kwargs)
         before, self._handling = self._handling, True
+        operator = operator_name(func)
         try:
-            return self._handle(func, args, kwargs)
+            return self._handle_operator(func, operator, args, kwargs) if operator else self._handle(func, args, kwargs)
         finally:
             self._handling = before
 
@@ -93,6 +96,29 @@ class Recorder(TorchFunctionMode):
         if isinstance(kwargs.get("out"), torch.Tensor):
             return self._in_place(func, "out", kwargs["out"], args, kwargs)
         return self._out_of_place(func, name, args, kwargs, tensors)
+
+    @transparent
+    def _handle_operator(self, func: Callable[..., Any], name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        """An operator that the model's code calls itself, as ``torch.ops.aten.linear``."""
+        if self._busy or not any(map(self.nodes.live, tensors_in((args, kwargs)))):
+            return func(*args, **kwargs)
+        return self.run(self.operator, func, name, args, kwargs)
+
+    def operator(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator, and record it as the function that it stands for."""
+        call, first_only = translated(func, args, {k: v for k, v in kwargs.items() if k != "out"})
+        written = kwargs.get("out") if "out" in kwargs else args[0] if writes_first(name) else None
+        if isinstance(written, torch.Tensor):
+            self.overwrite(name, call, written, partial(func, *args, **kwargs))
+            return written
+        call = self.nodes.mapped(call)
+        result = func(*args, **kwargs)
+        if name in ESCAPES:
+            self.escaped(name)
+        elif tensors_in(result):
+            made = result[0] if first_only and isinstance(result, tuple) else result
+            self.bind(self.nodes.create(call, made), made)
+        return result
 
     @property
     def handling(self) -> bool:
@@ -141,7 +167,8 @@ class Recorder(TorchFunctionMode):
 
     def escaped(self, name: str) -> None:
         """A value that depends on something has left torch through the call of that name."""
-        self.nodes.note(f"{name}() read a value that depends on weights or inputs; only this run's outcome is followed")
+        why = "was assumed: weights have no values here" if self.nodes.hollow else "depends on weights or inputs"
+        self.nodes.note(f"{name}() read a value that {why}; only this run's outcome is followed")
 
     def overwrite(self, name: str, call: Call, written: torch.Tensor, run: Callable[[], Any]) -> None:
         """``run``, an operator of that name, leaves in ``written`` what ``call`` returns."""

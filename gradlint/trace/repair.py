@@ -49,6 +49,8 @@ def _changes(repair: _Repair, outcome: Outcome) -> Iterator[Values]:
         yield from repair.field_of(error.name, attribute=True)
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
         yield from repair.field_of(error.args[0], attribute=False)
+    for name in outcome.omitted:
+        yield from repair.given(name)
     for demand in demands(outcome):
         yield from repair.meet(demand)
 
@@ -107,6 +109,10 @@ class _Repair:
                     yield from (self._with(key, Record({name: tree})) for tree in self.suggest(name)[:_NEW])
         else:
             yield from ({**self.values, name: tree} for tree in self.suggest(name)[:_NEW])
+
+    def given(self, name: str) -> Iterator[Values]:
+        """One more argument."""
+        yield from ({**self.values, name: tree} for tree in self.suggest(name)[:_NEW])
 
     def _with(self, key: Key, tree: Any) -> Values:
         changed: Values = put(self.values, key, tree)

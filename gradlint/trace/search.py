@@ -16,7 +16,7 @@ __all__ = ["Refusal", "misspelt", "search"]
 _WIDTH = 8  # repairs of one failure that are followed
 _STEPS = 40  # arguments that are tried from one start
 _RUNS = 200  # runs from one start, those for measuring included
-_SECONDS = 10.0  # from one start
+_WORK = 400_000  # from one start, in calls
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def search(
     for seed in seeds:
         if prober.over:
             break
-        prober.allow(runs=_RUNS, seconds=_SECONDS)
+        prober.allow(runs=_RUNS, work=_WORK)
         found = _Descent(prober, fixed, suggest, failures, known, _STEPS).follow(seed)
         if found is None:
             continue

@@ -17,7 +17,7 @@ from torch.nn.parameter import UninitializedParameter
 from gradlint.trace.private import unoptimised, unscripted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
 
 __all__ = ["SEED", "drawn_outside", "eager", "is_lazy", "preserved", "seeded", "uncompiled"]
 
@@ -62,13 +62,14 @@ def is_lazy(model: nn.Module) -> bool:
 
 
 @contextmanager
-def preserved(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
+def preserved(model: nn.Module, *, parameters: bool = True, blank: Container[torch.Tensor] = ()) -> Iterator[None]:
     """Restore ``model`` at the end: training flags, buffers, parameters and their gradients, attributes, hooks.
 
     Of the attributes that are lists, dicts, sets or tensors the contents are restored, too, but not what is inside those.
 
     Args:
         parameters: also restore the values of parameters that were written in place.
+        blank: tensors that have no values.
     """
     if is_lazy(model):  # there is nothing yet that could be restored
         yield
@@ -83,7 +84,7 @@ def preserved(model: nn.Module, *, parameters: bool = True) -> Iterator[None]:
     tensors = [_Written(t) for t in (*model.buffers(), *states, *(p.grad for p in weights if p.grad is not None))]
     # Forward seldom writes parameters (weight clipping): their values are kept only for models where that is cheap.
     if parameters and sum(p.numel() for p in weights) <= _CHEAP:
-        tensors += [_Written(p) for p in weights]
+        tensors += [_Written(p) for p in weights if p not in blank]
     try:
         yield
     finally:

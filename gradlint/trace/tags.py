@@ -24,6 +24,7 @@ class Tag:
     Args:
         low: end of the support.
         high: end of the support.
+        draw: tags with the same number describe the same draws; 0 is none of them.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Tag:
     high: float = math.inf
     location: Location | None = None
     label: str = ""
+    draw: int = 0
 
     @staticmethod
     def constant(value: float) -> Tag:
@@ -55,6 +57,11 @@ class Tag:
         return Tag("bernoulli", p, math.sqrt(p * (1 - p)), 0.0, 1.0)
 
     @staticmethod
+    def uninitialised() -> Tag:
+        """Memory as it was handed out; whatever is made of it is no better."""
+        return Tag("uninitialised", 0.0, 0.0)
+
+    @staticmethod
     def unknown() -> Tag:
         """No closed form."""
         return Tag("values", math.nan, math.nan)
@@ -66,6 +73,8 @@ class Tag:
 
     def affine(self, scale: float, shift: float = 0.0) -> Tag:
         """The law of ``scale·x + shift``."""
+        if self.kind == "uninitialised":
+            return self
         if scale == 0.0:
             return Tag.constant(shift)
         ends = sorted((self.low * scale + shift, self.high * scale + shift))
@@ -92,6 +101,12 @@ class Regions:
 
     parts: tuple[tuple[int, int, Tag], ...] = ()
     scattered: Tag | None = None
+
+    @property
+    def drawable(self) -> bool:
+        """New draws from these laws are as good as those that were made."""
+        drawable = ("normal", "uniform", "constant", "orthogonal", "bernoulli", "uninitialised")
+        return self.scattered is None and all(tag.kind in drawable for _, _, tag in self.parts)
 
     def write(self, start: int, stop: int, tag: Tag) -> Regions:
         """After ``[start, stop)`` was overwritten."""

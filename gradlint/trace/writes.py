@@ -11,7 +11,11 @@ import torch
 
 from gradlint.trace.tags import Tag, erfinv_of_uniform
 
-__all__ = ["LAWFUL", "Write", "law_after"]
+__all__ = ["LAWFUL", "UNWRITTEN", "Write", "law_after"]
+
+
+UNWRITTEN = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+"""Operators that hand out memory as it is."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,10 @@ def _floored(w: Write) -> Tag | None:
 
 def _copied(w: Write) -> Tag | None:
     source = w.args[1] if w.name == "copy" else w.args[0]
-    return w.known(source) if isinstance(source, torch.Tensor) else None
+    tag = w.known(source) if isinstance(source, torch.Tensor) else None
+    if tag is None or tag.std == 0.0:
+        return tag
+    return tag if source.numel() == w.result.numel() else None  # a row that is repeated is no array of independent entries
 
 
 def _affine(w: Write) -> Tag | None:
@@ -141,8 +148,8 @@ def _erfinv(w: Write) -> Tag | None:
 def _clamped(w: Write) -> Tag | None:
     """Clamping to bounds that the law keeps anyway changes nothing."""
     tag = w.source
-    if tag is None:
-        return None
+    if tag is None or tag.kind == "uninitialised":
+        return tag
     low, high = w.argument(1, "min"), w.argument(2, "max")
     slack = 1e-6 * (tag.std + abs(tag.mean))
     kept = (low is None or low <= tag.low + slack) and (high is None or high >= tag.high - slack)
@@ -169,6 +176,7 @@ _RULES: dict[str, _Rule] = {
     "erfinv": _erfinv,
     "clamp": _clamped,
     "eye": lambda w: Tag("identity", 1 / max(w.result.shape[-1], 1), 0.0),
+    **dict.fromkeys(UNWRITTEN, lambda w: Tag.uninitialised() if w.result.is_floating_point() else None),
     "neg": lambda w: None if w.source is None else w.source.affine(-1.0),
 }
 

@@ -6,13 +6,19 @@ from collections.abc import Iterable, Sequence
 
 from gradlint.rule import Context, Finding, Location, Rule, Segment, Severity, collapse, times
 
-__all__ = ["path_findings"]
+__all__ = ["path_findings", "stretch"]
 
 _WHAT = {
     "weights": "layers built here",
     "activation": "activations here",
     "norm": "normalised layers built here",
     "residual": "residual sums here",
+    "concatenation": "concatenations here",
+    "attention": "attention layers here",
+    "gate": "products here",
+    "pooling": "pooling ops here",
+    "scale": "factors here",
+    "branches": "parallel branches here",
     "other": "ops here",
 }
 _WIDER = "wider or fewer layers, or skip connections: what one draw loses in a layer is of the order of 1/width"
@@ -26,6 +32,7 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
         limits: bits at which it becomes a warning and an error (of that sign).
         verb: ``amplified`` or ``attenuated``.
     """
+    asleep, context = context.paths.log2 is None, context.awake
     paths = context.paths
     if paths.log2 is None:
         return
@@ -39,7 +46,7 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
         return
     location = context.blamed(group[0])
     count = len(group)
-    chain = _with_neighbours(steady, group)
+    chain = sum(s.log2 for s in stretch(steady, group))
     per_layer = chain / count
     reaches = max(1, int(limits[0] / per_layer)) if per_layer * sign > 0 else count
     by_chance = sign * total < sign * limits[0]
@@ -50,6 +57,8 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
             f"the gradient is {verb} {times(typical)} from the loss to the input in a typical draw of the weights: narrow layers"
         )
     notes = [_depth_note(per_layer, reaches, count)] if not by_chance else []
+    if asleep:
+        notes.append("no gradient passes at first: this is what does once the zeros behind have moved")
     if abs(context.typical) > 1.0:
         notes.append(f"{times(typical)} in a typical draw of the weights (median); {times(total)} in root mean square over draws")
     yield rule.finding(
@@ -72,18 +81,17 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
         instances=[collapse([s.parameter or s.module for s in group])],
         notes=notes,
         fix=_WIDER if by_chance else _fix(context, group, per_layer, sign, location),
-        claim=context.claim(paths.segments, total),
+        claim=None if asleep else context.claim(paths.segments, total),
     )
 
 
-def _with_neighbours(steady: Sequence[Segment], group: Sequence[Segment]) -> float:
-    """Bits from the first to the last layer of a group, what lies between them (activations, norms) included."""
-    first, last = steady.index(group[0]), steady.index(group[-1])
-    inside = sum(s.log2 for s in steady[first : last + 1])
+def stretch(segments: Sequence[Segment], group: Sequence[Segment]) -> Sequence[Segment]:
+    """All segments from the first to the last of a group: what lies between them (activations, norms) included."""
+    first, last = segments.index(group[0]), segments.index(group[-1])
     # the activation that follows the layer nearest the loss stands before it on the way back
-    if first > 0 and steady[first - 1].cause in ("activation", "norm"):
-        inside += steady[first - 1].log2
-    return inside
+    if first > 0 and segments[first - 1].cause in ("activation", "norm"):
+        first -= 1
+    return segments[first : last + 1]
 
 
 def _depth_note(per_layer: float, reaches: int, count: int) -> str:
@@ -103,4 +111,10 @@ def _fix(context: Context, group: Sequence[Segment], per_layer: float, sign: int
         return f"normalise the branch's input, or scale each branch by 1/√{count} = {count**-0.5:.2g}"
     if first.cause == "residual":
         return "let the skip connection pass the gradient unchanged"
+    if first.cause == "scale":
+        return f"the factor here multiplies the gradient {times(per_layer)}: one {times(-per_layer)} as large would keep it"
+    if first.cause in ("pooling", "attention", "gate", "concatenation", "branches", "other"):
+        return (
+            f"{times(-per_layer)} in the layers around it would make up for it: a norm behind it, or another standard deviation"
+        )
     return "use an activation that keeps the gradient (ReLU with He weights), or normalise before it"

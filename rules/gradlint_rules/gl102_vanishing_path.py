@@ -21,8 +21,8 @@ class VanishingPath(Rule):
     noise, and fails as well once the gradient nears the epsilon in its denominator.
 
     ## How it is computed
-    As GL101, the other way: the product of the gains of all stretches between the loss and the input. A gradient that is zero at
-    initialisation (zero-initialised branches and heads) is not vanishing and does not count.
+    As GL101, the other way: the product of the gains of all stretches between the loss and the input. A gradient that is
+    zero at initialisation (zero-initialised branches and heads) is not vanishing and does not count.
 
     ## What to do
     Use the standard deviation named in the fix, an activation that keeps the gradient, normalisation, or skip connections.

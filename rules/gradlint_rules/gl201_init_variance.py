@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gradlint.rule import LIMITS, Context, Factor, Finding, Location, Rule, Segment, Severity, collapse, times
+from gradlint.rule import LIMITS, NEUTRAL, Context, Factor, Finding, Location, Rule, Segment, Severity, collapse, times
+from gradlint_rules._spine import stretch
 
 __all__ = ["InitVariance"]
 
@@ -50,12 +51,14 @@ class InitVariance(Rule):
                 place = context.guilty_line(s.parameter)
                 if place is not None and (gain >= LIMITS["layer_large"].warning or gain <= LIMITS["layer_small"].warning):
                     groups.setdefault(place, []).append((s, gain, behind))
-            if s.cause != "other":
+            if s.cause not in NEUTRAL:
                 behind = 0.0
         for place, members in groups.items():
             total = sum(gain for _, gain, _ in members)
             limit = LIMITS["layers_total"]
-            if abs(total) < (limit.warning if len(members) > 1 else limit.error):
+            # what lies between may make up for them: sums over many steps, factors on purpose, norms further on
+            between = sum(s.log2 for s in stretch(context.paths.segments, [s for s, _, _ in members]))
+            if min(abs(total), abs(between)) < (limit.warning if len(members) > 1 else limit.error):
                 continue
             segment, gain, activation = members[0]
             law = context.parameters[str(segment.parameter)].law

@@ -20,8 +20,8 @@ class ShrinkingActivation(Rule):
     The derivative of a sigmoid is at most 1/4. Six in a row leave less than a thousandth of the gradient, whatever the weights.
 
     ## How it is computed
-    ``√E φ'(z)²`` over the distribution of the inputs that each activation really sees, by quadrature; the product along the path
-    to the input.
+    ``√E φ'(z)²`` over the distribution of the inputs that each activation really sees, by quadrature; the product along
+    the path to the input.
 
     ## What to do
     Use ReLU with He weights, or tanh with weights small enough for its linear range; keep sigmoids for gates and outputs.

@@ -23,9 +23,9 @@ class BiasBeforeNorm(Rule):
     such a parameter ever feels. It is not a vanishing gradient, and a tool that looks for small gradients should skip it.
 
     ## How it is computed
-    The gradient of a bias is the sum of the gradient of what it is added to. Where that sum is predicted to be zero though its
-    terms are not, the parameter is dead. Parameters behind a zero (zero-initialised branches), where the terms are zero at first,
-    are not reported.
+    The gradient of a bias is the sum of the gradient of what it is added to. Where that sum is predicted to be zero
+    though its terms are not, the parameter is dead. Parameters behind a zero (zero-initialised branches), where the terms
+    are zero at first, are not reported.
 
     ## What to do
     Construct the layer with ``bias=False``; the norm has a bias of its own.

@@ -25,8 +25,8 @@ class UnusedParameters(Rule):
     By following the graph from every output back through all ops that record a gradient.
 
     ## What to do
-    Remove the layer, call it, or freeze it with ``requires_grad_(False)``. Where it belongs to another input, describe that input
-    with ``--input``.
+    Remove the layer, call it, or freeze it with ``requires_grad_(False)``. Where it belongs to another input, describe
+    that input with ``--input``.
 
     ## When to ignore it
     When the layer is for another mode or modality than the one that was checked.

@@ -27,8 +27,8 @@ class UnknownOps(Rule):
     and so is every gradient of which a part passes it: ``grad_rms`` is null in the report.
 
     ## What to do
-    Write the op with others that are covered, or leave it out of a copy of the model that is checked. ``--verify`` runs the model
-    for real and measures every gradient.
+    Write the op with others that are covered, or leave it out of a copy of the model that is checked. ``--verify`` runs
+    the model for real and measures every gradient.
 
     ## When to ignore it
     When the part of the model before the op is frozen, or short.

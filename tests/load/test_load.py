@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gradlint.errors import BuildError, LoadError
-from gradlint.load import load
+from gradlint.load import load, parse_arguments
 from gradlint.trace import recording, trace
 
 HEAD = "import torch\nfrom torch import nn\n"
@@ -85,6 +85,30 @@ def test_instances_win_and_are_what_build_returns(write):
 def test_several_models_in_their_order(write):
     path = write(NET.replace("Net", "B") + NET.replace("Net", "A") + "\ndef make_c():\n    return nn.Linear(2, 2)\n")
     assert names(path) == ["B", "A", "make_c"]
+
+
+def test_bases_without_a_forward_are_not_models_of_their_own(write):
+    path = write(
+        """
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+class Contract(nn.Module):
+    def forward(self, x):
+        raise NotImplementedError
+class One(Shared):
+    def forward(self, x):
+        return self.fc(x)
+class Two(Contract):
+    def forward(self, x):
+        return x
+class Alone(nn.Module):
+    pass
+"""
+    )
+    assert names(path) == ["One", "Two", "Alone"]
+    assert names(path + ":Shared") == ["Shared"]
 
 
 def test_what_is_imported_or_private_is_not_linted(write):
@@ -195,7 +219,7 @@ def test_nothing_found(write):
         load(path)
     with pytest.raises(LoadError, match="Net needs arguments: width, depth") as caught:
         load(path + ":Net")
-    assert "Net(width=..., depth=...)" in caught.value.hint
+    assert "--arg width=... --arg depth=..." in caught.value.hint
 
 
 def test_wrong_names(write):
@@ -242,3 +266,32 @@ def test_build_errors_name_the_line(write):
         load(write("def build():\n    return nn.Linear(1, 1), 3\n"))[0].build()
     with pytest.raises(BuildError, match="SystemExit"):
         load(write("def build():\n    raise SystemExit(1)\n"))[0].build()
+
+
+def test_arguments_of_a_named_class_or_function(write):
+    path = write(NET.replace("width=4", "width, depth=1") + "\ndef build(size, *, deep=False, **rest):\n    return Net(size)\n")
+    assert load(path + ":Net", {"width": 6})[0].build().inner.in_features == 6
+    [loaded] = load(path + ":build", {"size": 3, "anything": 1})
+    assert loaded.build().inner.in_features == 3
+    assert loaded.location.line == 11
+    with pytest.raises(LoadError, match="Net takes no argument 'widht'") as caught:
+        load(path + ":Net", {"widht": 6})
+    assert caught.value.hint == "did you mean 'width'?"
+    with pytest.raises(LoadError, match="Net needs arguments: width") as caught:
+        load(path + ":Net", {"depth": 6})
+    assert "--arg width=..." in caught.value.hint
+
+
+def test_arguments_need_a_name_and_something_to_call(write):
+    path = write(NET + "net = Net()\n")
+    with pytest.raises(LoadError, match="--arg is for one class or function") as caught:
+        load(path, {"width": 6})
+    assert caught.value.hint == f"name it: {path}:Net"
+    with pytest.raises(LoadError, match="is built already"):
+        load(path + ":net", {"width": 6})
+
+
+@pytest.mark.parametrize("texts", [["width"], ["=3"], ["a b=3"], ["a=1", "a=2"]])
+def test_arguments_that_make_no_sense(texts):
+    with pytest.raises(LoadError, match="--arg"):
+        parse_arguments(texts)

@@ -6,32 +6,35 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import jsonschema
 import pytest
 
 import gradlint
 from gradlint.comparison import Comparison, Entry, Errors, Zero
-from gradlint.errors import BuildError, LoadError
+from gradlint.errors import BuildError, LoadError, UsageError
 from gradlint.findings import (
     Confidence,
     Coverage,
     Factor,
     Finding,
+    Hop,
     Location,
     ModuleFacts,
     NodeFacts,
+    Page,
     ParameterFacts,
     Report,
     Severity,
     TargetReport,
 )
-from gradlint.report import FORMATS, View
+from gradlint.report import FORMATS, View, assign
 
 HERE = Path(__file__).parent
 SOURCE = HERE / "model.py.txt"
 SCHEMA = json.loads((Path(gradlint.__file__).parent / "report" / "schema.json").read_text("utf-8"))
-INIT, FORWARD = Location(str(SOURCE), 8, 54), Location(str(SOURCE), 12, 17)
+INIT, FORWARD = Location(str(SOURCE), 8, 53), Location(str(SOURCE), 12, 17)
 
 
 def finding(**changes):
@@ -72,8 +75,17 @@ TARGET = TargetReport(
     gain_interval_log2=(-1.5, 1.5),
     assumptions=("seq_len = 16 (model.py:12)",),
     inputs_origin="guessed",
+    path=(
+        Hop("linear_1", "blocks.1", FORWARD, "weights", 21.0, 21.0),
+        Hop("relu", "", None, "activation", -0.5, 20.5),
+        Hop("linear", "blocks.0", INIT, "weights", 0.05, 20.55),
+    ),
 )
-CLEAN = Report((TARGET,), version="0")
+PAGES = (
+    Page("GL101", "exploding-path", "error", "Gradient grows.", "# GL101 exploding-path\n\nGradient grows."),
+    Page("GL201", "init-variance", "warning", "Weights of the wrong variance.", "# GL201 init-variance"),
+)
+CLEAN = Report((TARGET,), version="0", pages=PAGES)
 BESIDE = Comparison(
     gradient=Errors(
         (
@@ -124,8 +136,15 @@ FAILURES = (
 )
 REPORTS = {
     "clean": CLEAN,
-    "one": Report((TARGET,), (finding(),), version="0"),
-    "many": Report((TARGET, OTHER), (finding(), WARNING, NOWHERE), FAILURES, version="0"),
+    "one": Report((TARGET,), (finding(),), version="0", pages=PAGES),
+    "many": Report((TARGET, OTHER), (WARNING, finding(), NOWHERE), FAILURES, version="0", pages=PAGES),
+    "accepted": Report(
+        (TARGET,),
+        (),
+        version="0",
+        pages=PAGES,
+        suppressed=(finding(suppressed="comment"), replace(WARNING, suppressed="baseline")),
+    ),
     "verified": Report(
         (replace(TARGET, verification=BESIDE),),
         (
@@ -142,7 +161,7 @@ REPORTS = {
 @pytest.mark.parametrize("style", FORMATS)
 @pytest.mark.parametrize("name", REPORTS)
 def test_snapshot(name, style, snapshot):
-    suffix = "json" if style == "json" else "txt"
+    suffix = {"junit": "xml", "markdown": "md"}.get(style, "txt" if style in ("full", "concise", "github", "jsonl") else "json")
     snapshot(FORMATS[style](REPORTS[name], View(root=HERE)), f"{name}.{style}.{suffix}")
 
 
@@ -190,3 +209,120 @@ def test_a_source_that_cannot_be_read_is_no_obstacle(style):
 def test_gains_have_two_digits(log2, shown):
     one = finding(factors=(Factor("weights", log2),))
     assert f"note: {shown} weights" in FORMATS["full"](Report((TARGET,), (one,)), View(root=HERE))
+
+
+class TestSarif:
+    SCHEMA = json.loads((HERE / "sarif-2.1.0.json").read_text("utf-8"))
+
+    def render(self, name, root=HERE):
+        return json.loads(FORMATS["sarif"](REPORTS[name], View(root=root)), parse_constant=pytest.fail)
+
+    @pytest.mark.parametrize("name", REPORTS)
+    def test_it_is_what_the_schema_says(self, name):
+        jsonschema.Draft202012Validator.check_schema(self.SCHEMA)
+        jsonschema.validate(self.render(name), self.SCHEMA)
+
+    def test_regions_are_one_line_and_uris_relative(self):
+        (result,) = self.render("one")["runs"][0]["results"]
+        place = result["locations"][0]["physicalLocation"]
+        assert place["artifactLocation"]["uri"] == "model.py.txt"
+        line = SOURCE.read_text("utf-8").splitlines()[place["region"]["startLine"] - 1]
+        assert place["region"]["startLine"] == place["region"]["endLine"]
+        assert line[place["region"]["startColumn"] - 1 : place["region"]["endColumn"] - 1] == "nn.Linear(width, width)"
+        elsewhere = self.render("one", HERE / "snapshots")["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+        assert elsewhere["artifactLocation"]["uri"] == SOURCE.as_uri()
+
+    def test_the_flow_has_the_running_gain(self):
+        (result,) = self.render("one")["runs"][0]["results"]
+        flow = result["codeFlows"][0]["threadFlows"][0]["locations"]
+        assert [hop["location"]["message"]["text"] for hop in flow] == [
+            "weights in blocks.1: ×2.1e+06 here, ×2.1e+06 so far",
+            "weights in blocks.0: ×1.04 here, ×1.54e+06 so far",
+        ]
+        assert [hop["importance"] for hop in flow] == ["essential", "unimportant"]
+
+    def test_rules_failures_and_what_is_accepted_are_told(self):
+        run = self.render("many")["runs"][0]
+        assert [run["tool"]["driver"]["rules"][result.get("ruleIndex", 0)]["id"] for result in run["results"]][:2] == [
+            "GL201",
+            "GL101",
+        ]
+        assert run["invocations"][0]["executionSuccessful"] is False
+        assert len(run["invocations"][0]["toolExecutionNotifications"]) == 2
+        results = self.render("accepted")["runs"][0]["results"]
+        assert [result["suppressions"] for result in results] == [[{"kind": "inSource"}], [{"kind": "external"}]]
+
+
+def test_annotations_are_sorted_by_severity_and_escaped():
+    lines = FORMATS["github"](REPORTS["many"], View(root=HERE)).splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["::error", "::error", "::error", "::warning", "::notice"]
+    odd = finding(message="50% of\nthe gradient", name="odd,name:here", fix="")
+    (line,) = FORMATS["github"](Report((TARGET,), (odd,)), View(root=HERE)).splitlines()
+    assert line == (
+        "::error title=gradlint (GL101 odd%2Cname%3Ahere),file=model.py.txt,line=8,endLine=8,col=51,endColumn=74"
+        "::50%25 of%0Athe gradient"
+    )
+
+
+def test_fingerprints_of_gitlab_are_unique():
+    twice = Report((TARGET,), (finding(), finding(), finding(fingerprint="a"), finding(fingerprint="a-2")), FAILURES * 2)
+    entries = json.loads(FORMATS["gitlab"](twice, View(root=HERE)))
+    assert len({entry["fingerprint"] for entry in entries}) == len(entries) == 8
+    assert all(set(entry) == {"description", "check_name", "fingerprint", "severity", "location"} for entry in entries)
+    assert {entry["severity"] for entry in entries} <= {"info", "minor", "major", "critical", "blocker"}
+
+
+def test_junit_counts_add_up():
+    root = ET.fromstring(FORMATS["junit"](REPORTS["many"], View(root=HERE)))
+    assert (len(root.findall(".//testcase")), len(root.findall(".//failure")), len(root.findall(".//error"))) == (
+        int(root.get("tests")),
+        int(root.get("failures")),
+        int(root.get("errors")),
+    )
+    assert [suite.get("name") for suite in root] == ["model.py:Net", "other.py:build", "missing.py", "model.py:make"]
+    control = finding(message="a bell \x07 and < & >")
+    again = ET.fromstring(FORMATS["junit"](Report((TARGET,), (control,)), View(root=HERE)))
+    assert again.find(".//failure").get("message").startswith("a bell ? and < & >")
+
+
+def test_lines_of_json_are_the_document_in_pieces():
+    lines = [json.loads(line) for line in FORMATS["jsonl"](REPORTS["many"], View(root=HERE)).splitlines()]
+    whole = json.loads(FORMATS["json"](REPORTS["many"], View(root=HERE)))
+    for kind in ("target", "finding", "failure"):
+        assert [line for line in lines if line["type"] == kind] == [{"type": kind, **item} for item in whole[f"{kind}s"]]
+    assert lines[-1]["type"] == "run"
+    assert lines[-1]["exit_code"] == 2
+
+
+def test_cells_of_a_table_do_not_break_it():
+    odd = finding(message="a | b <c>", fix="x\ny")
+    (row,) = [line for line in FORMATS["markdown"](Report((), (odd,)), View(root=HERE)).splitlines() if "GL101" in line]
+    assert "a \\| b \\<c>" in row
+    assert "x y" in row
+
+
+@pytest.mark.parametrize(
+    ("formats", "files", "found"),
+    [
+        ([], [], [("full", None)]),
+        (["json"], [], [("json", None)]),
+        (["json", "sarif"], [], [("json", None), ("sarif", None)]),
+        (["concise"], ["out.txt"], [("concise", "out.txt")]),
+        (
+            [],
+            ["a.sarif", "b.json", "c.xml", "d.md"],
+            [("sarif", "a.sarif"), ("json", "b.json"), ("junit", "c.xml"), ("markdown", "d.md")],
+        ),
+        (["full", "sarif"], ["x.sarif"], [("sarif", "x.sarif"), ("full", None)]),
+        (["gitlab"], ["quality.json", "x.sarif"], [("gitlab", "quality.json"), ("sarif", "x.sarif")]),
+        ([], ["-", "x.sarif"], [("full", None), ("sarif", "x.sarif")]),
+    ],
+)
+def test_every_file_gets_its_format(formats, files, found):
+    assert assign(formats, [Path(file) for file in files]) == [(style, file and Path(file)) for style, file in found]
+
+
+@pytest.mark.parametrize(("formats", "files"), [(["nope"], []), ([], ["report"])])
+def test_a_file_without_a_format_is_refused(formats, files):
+    with pytest.raises(UsageError):
+        assign(formats, [Path(file) for file in files])

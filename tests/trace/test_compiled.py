@@ -123,3 +123,35 @@ def test_dynamo_is_not_imported_for_a_plain_model():
         "assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Operators(nn.Module):
+    """Aten operators called by name, as exported programs do."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.scale, self.shift = (nn.Parameter(torch.randn(*s)) for s in ((8, 8), (8,), (8,)))
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("var", torch.ones(8))
+
+    def forward(self, x):
+        aten = torch.ops.aten
+        x = aten.linear.default(x, self.weight, self.shift)
+        x = aten.batch_norm.default(x, self.scale, self.shift, self.mean, self.var, True, 0.1, 1e-5, False)
+        y = aten.mul.Tensor(x, 2.0)
+        aten.add_.Tensor(y, x)
+        y = aten.relu(y)  # the overload is chosen by torch
+        return aten.layer_norm.default(aten.slice.Tensor(y, 1, 0, 4), [4], self.scale[:4], None)
+
+
+def test_operators_are_recorded_as_the_functions_they_stand_for():
+    with preserved(model := Operators()):
+        traced = trace(model, (X,))
+    names = [op_name(n) for n in traced.graph.nodes if n.op.startswith("call")]
+    assert names[:7] == ["linear", "batch_norm", "mul", "add", "relu", "getitem", "getitem"]
+    assert names[-1] == "layer_norm"
+    [norm] = [n for n in traced.graph.nodes if n.target is F.batch_norm]
+    assert [a.target for a in norm.args[1:5]] == ["mean", "var", "scale", "shift"]
+    interpreted = torch.fx.Interpreter(torch.fx.GraphModule(model, traced.graph)).run(X)
+    with preserved(model):
+        torch.testing.assert_close(interpreted[0] if isinstance(interpreted, tuple) else interpreted, model(X))

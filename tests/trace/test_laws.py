@@ -152,7 +152,7 @@ def test_conversion_keeps_the_law():
     with recording() as laws:
         layer = nn.Linear(4, 4).double()
         twin = copy.deepcopy(layer)
-    assert laws.law(layer.weight).label == ""
+    assert laws.law(layer.weight).label == "kaiming_uniform_(a=2.236)"
     assert laws.law(layer.weight).kind == laws.law(twin.weight).kind == "uniform"
 
 

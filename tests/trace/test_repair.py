@@ -11,6 +11,7 @@ from gradlint.errors import InputError
 from gradlint.trace import trace
 from gradlint.trace.assertions import compared
 from gradlint.trace.leaves import Leaf
+from gradlint.trace.omitted import omitted
 from gradlint.trace.probe import Prober
 
 
@@ -234,8 +235,45 @@ def test_a_misspelt_attribute_is_no_field():
         trace(Typo)
 
 
+class Says(Takes, table=lambda: nn.Embedding(7, 4), boxes=lambda: nn.Linear(4, 4)):
+    def forward(self, input_ids=None, unused=None, bbox=None):
+        if bbox is None:
+            raise ValueError("You have to specify bbox")
+        return self.table(input_ids) + self.boxes(bbox.float())
+
+
+class Reads(Takes, fc=lambda: nn.Linear(5, 4), cond=lambda: nn.Linear(3, 4)):
+    def forward(self, x, unused=None, cond=None):
+        return self.fc(x) + self._more(cond)
+
+    def _more(self, cond):
+        return self.cond(cond.reshape(cond.shape[0], -1))
+
+
+@pytest.mark.parametrize(("case", "names"), [(Says, ["input_ids", "bbox"]), (Reads, ["x", "cond"])])
+def test_arguments_without_which_it_does_not_run(case, names):
+    assert [spec.name for spec in trace(case).inputs] == names
+
+
+def test_what_an_error_is_about():
+    def inner(text, given, left):
+        if text:
+            raise ValueError(text)
+        return left.shape, given
+
+    def caught(*args):
+        with pytest.raises((ValueError, AttributeError)) as error:
+            inner(*args)
+        return omitted(error.value, ["given", "left", "other"])
+
+    assert caught("other is needed beside given", 1, 2) == ("other", "given")
+    assert caught("", 1, None) == ("left",)
+    assert caught("", None, None) == ("left", "given")
+    assert caught("others are not", 1, 2) == ()
+
+
 def test_huge_inputs_are_not_made():
-    outcome = Prober(nn.Linear(3, 3), seconds=5).run({"input": Leaf((1 << 30, 1 << 20), "float32")})
+    outcome = Prober(nn.Linear(3, 3), work=1000).run({"input": Leaf((1 << 30, 1 << 20), "float32")})
     assert isinstance(outcome.error, MemoryError)
 
 

@@ -94,6 +94,7 @@ def test_the_graph_computes_what_the_model_computes(target, replay):
             model = build(factory(target))
         with Steady():
             traced = trace(model, EXPECTED[target]["inputs"], laws=laws)
+        traced.realise()
         model = traced.model.train()
         given = traced.arguments
         inputs = list(given.tensors_of(given.args, given.kwargs))
