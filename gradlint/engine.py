@@ -25,9 +25,8 @@ from gradlint.analysis import Analysis
 from gradlint.comparison import Comparison
 from gradlint.config import Settings, Target
 from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError, VerificationError
-from gradlint.findings import Finding, Hop, Report, TargetReport
+from gradlint.findings import Finding, Hop, RecurrenceFacts, Report, TargetReport
 from gradlint.flow import propagate
-from gradlint.growth import RecurrenceFacts
 from gradlint.load import Call, Loaded, capture, load, parse_arguments, recipe_of
 from gradlint.packs import load_rules
 from gradlint.report.catalogue import page_of
@@ -246,16 +245,14 @@ def _facts(context: Context) -> TargetReport:
         Hop(s.end, s.module, context.blamed(s) or context.steps[s.start].location, s.cause, s.log2, end)
         for s, end in zip(paths.segments, ends, strict=True)
     ]
-    told = tuple(_told(context, recurrence) for recurrence in paths.recurrences)
-    return replace(facts, path=tuple(hops), recurrences=told)
+    return replace(facts, path=tuple(hops), recurrences=tuple(_told(context, r) for r in paths.recurrences))
 
 
 def _told(context: Context, recurrence: Recurrence) -> RecurrenceFacts:
     """A recurrence as it is reported."""
     steps, curve, place = context.steps_of(recurrence), recurrence.curve, context.place_of(recurrence)
     numbers = (steps, curve.per_step, curve.at(steps), curve.transient, curve.half_life)
-    where = "" if place is None else str(place)
-    return RecurrenceFacts(recurrence.module, recurrence.cell, recurrence.along, recurrence.parameters, where, *numbers)
+    return RecurrenceFacts(recurrence.module, recurrence.cell, recurrence.along, recurrence.parameters, place, *numbers)
 
 
 def _verify(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradlint.comparison import Comparison, significant
-from gradlint.growth import RecurrenceFacts
 
 __all__ = [
     "Coverage",
@@ -17,6 +16,7 @@ __all__ = [
     "NodeFacts",
     "Page",
     "ParameterFacts",
+    "RecurrenceFacts",
     "TargetReport",
     "placed",
 ]
@@ -143,6 +143,50 @@ class Coverage:
 
 
 @dataclass(frozen=True)
+class RecurrenceFacts:
+    """One recurrence at the number of steps it is judged for.
+
+    Args:
+        module: dotted path; ``""`` is the model.
+        cell: ``RNN_TANH``, ``RNN_RELU``, ``LSTM``, ``GRU``, or ``loop`` for anything else.
+        along: ``sequence`` or ``depth``.
+        parameters: used at every step, the recurrent matrix first.
+        location: the line to blame: what wrote the recurrent matrix.
+        steps: as configured or traced.
+        log2_per_step: bits of gradient norm per step back, once it has settled.
+        log2: over all steps.
+        transient: the most by which it rises above its settled line, in bits.
+        half_life: steps in which half of the gradient is lost; None where it is not lost.
+    """
+
+    module: str
+    cell: str
+    along: str
+    parameters: tuple[str, ...]
+    location: Location | None
+    steps: int
+    log2_per_step: float
+    log2: float
+    transient: float
+    half_life: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recurrence as the JSON report shows it."""
+        return {
+            "module": self.module,
+            "cell": self.cell,
+            "along": self.along,
+            "parameters": list(self.parameters),
+            "location": placed(self.location),
+            "steps": self.steps,
+            "log2_per_step": significant(self.log2_per_step),
+            "log2": significant(self.log2),
+            "transient": significant(self.transient),
+            "half_life": significant(self.half_life),
+        }
+
+
+@dataclass(frozen=True)
 class TargetReport:
     """All that is reported about one model.
 
@@ -232,7 +276,7 @@ class TargetReport:
                 }
                 for h in self.path
             ],
-            "recurrences": [recurrence.to_dict() for recurrence in self.recurrences],
+            "recurrences": [r.to_dict() for r in self.recurrences],
             "verification": None if self.verification is None else self.verification.to_dict(),
         }
 

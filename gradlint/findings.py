@@ -19,6 +19,7 @@ from gradlint.facts import (
     NodeFacts,
     Page,
     ParameterFacts,
+    RecurrenceFacts,
     TargetReport,
     placed,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "NodeFacts",
     "Page",
     "ParameterFacts",
+    "RecurrenceFacts",
     "Report",
     "Severity",
     "TargetReport",

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gradlint.comparison import Place
-from gradlint.findings import Confidence, Factor, Finding, Location, Report, Severity, TargetReport
-from gradlint.growth import RecurrenceFacts
+from gradlint.findings import Confidence, Factor, Finding, Location, RecurrenceFacts, Report, Severity, TargetReport
 from gradlint.report.frame import frame
 from gradlint.report.view import View, relative, relative_line
 
