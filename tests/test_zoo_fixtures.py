@@ -63,7 +63,7 @@ def test_expectation_is_complete(target):
     assert expected["why"]
     assert expected["inputs"]
     if expected["verdict"] == "clean":
-        assert expected.keys() - {"miss"} == {"verdict", "inputs", "why"}
+        assert expected.keys() - {"miss", "also"} == {"verdict", "inputs", "why"}
         return
     assert expected.keys() - {"miss"} == {"verdict", "inputs", "why", "codes", "line"}
     assert expected["codes"]
