@@ -29,6 +29,7 @@ __all__ = [
     "DispatchMode",
     "StorageWeakRef",
     "applying",
+    "expired",
     "global_hooks",
     "hold",
     "is_functorch_wrapped",
@@ -93,6 +94,11 @@ def storage_key(tensor: torch.Tensor) -> int | None:
 def hold(tensor: torch.Tensor) -> StorageWeakRef:
     """Keep the address of the tensor's storage from being used again, without keeping its memory."""
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
+def expired(held: StorageWeakRef) -> bool:
+    """Nothing uses the storage any more."""
+    return bool(held.expired())  # type: ignore[no-untyped-call]
 
 
 def is_functorch_wrapped(tensor: torch.Tensor) -> bool:
