@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from gradlint.moments import Array, Moments, from_pairs, product
 from gradlint.ops.registry import Call, Flow, transfer
+from gradlint.trace.private import PACK, UNPACK
 
 __all__ = ["lengths_of", "over", "rows_of"]
 
@@ -90,7 +90,7 @@ def _padded(x: Moments, mask: Array) -> Moments:
     return product(over(x, (*mask.shape, x.shape[1])), Moments.of_array(mask[..., None]))
 
 
-@transfer(torch._pack_padded_sequence)
+@transfer(PACK)
 def pack(call: Call, input: Moments, lengths: Moments, batch_first: bool = False) -> Flow:
     """The rows that are no padding, and how many samples have each step."""
     if lengths.value is None:
@@ -104,7 +104,7 @@ def pack(call: Call, input: Moments, lengths: Moments, batch_first: bool = False
     return Flow((_packed(input, sizes, batch_first), Moments.of_array(_batch_sizes(sizes))), back)
 
 
-@transfer(torch._pad_packed_sequence)
+@transfer(UNPACK)
 def pad(
     call: Call, data: Moments, sizes: Moments, batch_first: bool = False, padding_value: float = 0.0, total_length: int = 0
 ) -> Flow:

@@ -24,7 +24,9 @@ __all__ = [
     "BATCH_NORM",
     "CONVOLUTION",
     "LINEAR",
+    "PACK",
     "PAD",
+    "UNPACK",
     "WEIGHT_NORM",
     "DispatchMode",
     "StorageWeakRef",
@@ -51,6 +53,12 @@ CONVOLUTION: type[Any] = torch.nn.modules.conv._ConvNd
 
 LINEAR: Any = torch._C._nn.linear
 """``F.linear`` as modules in C call it."""
+
+PACK: Any = torch._pack_padded_sequence
+"""What ``pack_padded_sequence`` computes with."""
+
+UNPACK: Any = torch._pad_packed_sequence
+"""What ``pad_packed_sequence`` computes with."""
 
 PAD: Any = torch._C._nn.pad
 """``F.pad`` below its own function."""

@@ -198,9 +198,13 @@ def test_classes_that_others_derive_from(kind, made):
 
 
 def test_functions_below_their_public_ones():
-    """Else calls from modules in C and old weight_norm are sampled instead of known."""
+    """Else calls from modules in C, packed sequences and old weight_norm are sampled instead of known."""
     x, weight, sizes = torch.randn(2, 3), torch.randn(4, 3), torch.ones(4, 1)
     assert torch.equal(private.LINEAR(x, weight), F.linear(x, weight))
+    data, sizes_of = private.PACK(x[:, :, None], torch.tensor([3, 2]), True)
+    assert sizes_of.tolist() == [2, 2, 1]
+    padded, lengths = private.UNPACK(data, sizes_of, True, 0.0, 3)
+    assert (padded[0, :, 0].tolist(), lengths.tolist()) == (x[0].tolist(), [3, 2])
     assert torch.equal(private.PAD(x, (1, 1)), F.pad(x, (1, 1)))
     expected = weight / weight.norm(dim=1, keepdim=True)
     torch.testing.assert_close(private.WEIGHT_NORM(copy.deepcopy(weight), sizes, 0), expected)
