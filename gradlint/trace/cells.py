@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from gradlint.trace.source import transparent
@@ -47,10 +47,11 @@ def _lstm(x: Tensor, hx: tuple[Tensor, Tensor], w_ih: Tensor, w_hh: Tensor, b_ih
 
 
 @transparent
-def is_one_step(module: nn.Module, args: tuple[Any, ...]) -> bool:
-    """A recurrent module that is called with sequences of one step: most likely in a loop, as a cell."""
-    x = args[0] if args else None
-    return isinstance(x, Tensor) and x.dim() == 3 and x.shape[_axis(module)] == 1 and not getattr(module, "proj_size", 0)
+def is_one_step(module: Any, args: tuple[Any, ...]) -> bool:
+    """A recurrent module of one layer that is called with sequences of one step: most likely in a loop, as a cell."""
+    if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3 or module.num_layers > 1 or module.bidirectional:
+        return False
+    return args[0].shape[_axis(module)] == 1 and not module.proj_size
 
 
 def _axis(module: Any) -> int:
@@ -59,27 +60,17 @@ def _axis(module: Any) -> int:
 
 @transparent
 def one_step(module: Any, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-    """What the module returns for sequences of one step, cell by cell."""
-    axis, directions = _axis(module), 2 if module.bidirectional else 1
-    below, kind = x.select(axis, 0), str(module.mode).lower() + "_cell"
+    """What the module returns for sequences of one step, by its cell; states keep their way from call to call."""
+    axis, kind = _axis(module), str(module.mode).lower() + "_cell"
     if hx is None:
-        zeros = x.new_zeros(module.num_layers * directions, x.shape[1 - axis], module.hidden_size)
+        zeros = x.new_zeros(1, x.shape[1 - axis], module.hidden_size)
         hx = (zeros, zeros) if kind == "lstm_cell" else zeros
-    ends: list[Any] = []
-    for layer in range(module.num_layers):
-        row = []
-        for suffix in ("", "_reverse")[:directions]:
-            names = [f"{name}_l{layer}{suffix}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-            weights = [getattr(module, name, None) for name in names]
-            state = tuple(h[len(ends)] for h in hx) if isinstance(hx, tuple) else hx[len(ends)]
-            row.append(getattr(torch, kind)(below, state, *weights))
-            ends.append(row[-1])
-        shown = [end[0] if isinstance(end, tuple) else end for end in row]
-        below = shown[0] if directions == 1 else torch.cat(shown, -1)
-        if module.dropout and layer < module.num_layers - 1:
-            below = functional.dropout(below, module.dropout, module.training)
-    states = tuple(map(torch.stack, zip(*ends, strict=True))) if isinstance(hx, tuple) else torch.stack(ends)
-    return below.unsqueeze(axis), states
+    weights = [getattr(module, f"{name}_l0", None) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    state = tuple(h.squeeze(0) for h in hx) if isinstance(hx, tuple | list) else hx.squeeze(0)
+    end = getattr(torch, kind)(x.squeeze(axis), state, *weights)
+    if isinstance(end, tuple):
+        return end[0].unsqueeze(axis), tuple(h.unsqueeze(0) for h in end)
+    return end.unsqueeze(axis), end.unsqueeze(0)
 
 
 CELLS: dict[str, Callable[..., Any]] = {
