@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from gradlint.trace.cells import is_one_step, one_step
 from gradlint.trace.private import applying
 from gradlint.trace.source import locate, transparent
 from gradlint.trace.tree import first_floating, tensors_in
@@ -53,7 +54,9 @@ class ModuleCalls:
                 return call_module(module, *args, **kwargs)
             location, outer, recorder.nodes.module = locate(), recorder.nodes.module, path
             try:
-                if is_recurrent_leaf(module):
+                if is_recurrent_leaf(module) and is_one_step(module, args):
+                    result = one_step(module, *args, **kwargs)
+                elif is_recurrent_leaf(module):
                     result = recorder.opaque("call_module", path, _Leaf(call_module, module), args, kwargs)
                 else:
                     result = call_module(module, *args, **kwargs)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from gradlint.trace.source import transparent
 
-__all__ = ["CELLS"]
+__all__ = ["CELLS", "is_one_step", "one_step"]
 
 
 @transparent
@@ -44,6 +44,33 @@ def _lstm(x: Tensor, hx: tuple[Tensor, Tensor], w_ih: Tensor, w_hh: Tensor, b_ih
     i, f, g, o = (functional.linear(x, w_ih, b_ih) + functional.linear(h, w_hh, b_hh)).chunk(4, -1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
+
+
+@transparent
+def is_one_step(module: Any, args: tuple[Any, ...]) -> bool:
+    """A recurrent module of one layer that is called with sequences of one step: most likely in a loop, as a cell."""
+    if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3 or module.num_layers > 1 or module.bidirectional:
+        return False
+    return args[0].shape[_axis(module)] == 1 and not module.proj_size
+
+
+def _axis(module: Any) -> int:
+    return 1 if module.batch_first else 0
+
+
+@transparent
+def one_step(module: Any, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+    """What the module returns for sequences of one step, by its cell; states keep their way from call to call."""
+    axis, kind = _axis(module), str(module.mode).lower() + "_cell"
+    if hx is None:
+        zeros = x.new_zeros(1, x.shape[1 - axis], module.hidden_size)
+        hx = (zeros, zeros) if kind == "lstm_cell" else zeros
+    weights = [getattr(module, f"{name}_l0", None) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    state = tuple(h.squeeze(0) for h in hx) if isinstance(hx, tuple | list) else hx.squeeze(0)
+    end = getattr(torch, kind)(x.squeeze(axis), state, *weights)
+    if isinstance(end, tuple):
+        return end[0].unsqueeze(axis), tuple(h.unsqueeze(0) for h in end)
+    return end.unsqueeze(axis), end.unsqueeze(0)
 
 
 CELLS: dict[str, Callable[..., Any]] = {

@@ -155,7 +155,7 @@ class Mixed(Table):
 
 @dataclass
 class Masked(Table):
-    """Times a dropout mask of its own at every entry: ``E[m²] = power``, ``E[m m'] = 1``."""
+    """Times a dropout mask of its own at every entry: ``E[m²] = power``, ``E[m m'] = 1``; power 0 drops everything."""
 
     table: Table
     power: float
@@ -172,17 +172,18 @@ class Masked(Table):
         return self.table.steady(t)
 
     def _log2(self) -> Array:
-        return self.table.log2 + 0.5 * math.log2(self.power)
+        return self.table.log2 + (0.5 * math.log2(self.power) if self.power > 0 else -math.inf)
 
     def _pooled(self) -> Pooled:
         p = self.table.pooled()
-        return Pooled(p.same * [self.power, 1.0], p.differ, p.unit)
+        kept = float(self.power > 0)
+        return Pooled(p.same * [self.power, kept], p.differ * kept, p.unit)
 
     def _apart(self) -> bool:
         return self.table.apart
 
     def _times(self, stretch: Stretch) -> Stretch:
-        out = stretch[0].copy()
+        out = stretch[0] * float(self.power > 0)
         out[0, 0] *= self.power
         return out, stretch[1]
 

@@ -239,3 +239,21 @@ def test_a_loop_by_hand_is_judged_like_the_module(kind: Any, cell: Any) -> None:
     for name, facts in loop.parameters.items():
         other = module.parameters[f"rnn.{name.rpartition('.')[2]}_l0"].grad_rms or 0.0
         assert abs(math.log2((facts.grad_rms or 0.0) / other)) < 0.5, name
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_a_module_called_step_by_step_is_a_loop(kind: Any) -> None:
+    class Stepped(Last):
+        def forward(self, x: Tensor) -> Tensor:
+            state = None
+            for moment in x.split(1):
+                out, state = self.rnn(moment, state)
+            last: Tensor = out[0]
+            return last
+
+    def made(cls: Any) -> Callable[[], nn.Module]:
+        return lambda: cls(kind(32, 64))
+
+    whole, stepped = analysed(made(Last), "10,4,32"), analysed(made(Stepped), "10,4,32")
+    for name, facts in stepped.parameters.items():
+        assert abs(math.log2((facts.grad_rms or 0.0) / (whole.parameters[name].grad_rms or 0.0))) < 0.5, name
