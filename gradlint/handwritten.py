@@ -27,7 +27,7 @@ __all__ = ["Norm", "find_norms"]
 
 _REDUCTIONS = {"mean", "sum", "var", "std", "norm", "vector_norm", "square"}
 _DEPTH = 12
-_LARGE, _SMALL, _TOLERANCE = 1e4, 1e-12, 1e-6
+_LARGE, _SMALL, _TOLERANCE, _CLOSE = 1e4, 1e-12, 1e-6, 0.05
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,17 @@ def _recognised(node: fx.Node, root: fx.Node, position: Mapping[fx.Node, int]) -
             continue
         slope = float((small * about).sum() / about.square().sum()) / _SMALL
         eps = (factor / slope) ** 2 if slope else 0.0
+        if not _agrees(between, root, about, (eps, factor)):  # a squashing function, such as x|x|/(1 + x²), has the same ends
+            continue
         return Norm(root, dims, centred, eps if eps > _SMALL**1.5 else 0.0, factor)
     return None
+
+
+def _agrees(between: list[fx.Node], root: fx.Node, about: torch.Tensor, norm: tuple[float, float]) -> bool:
+    """A piece is that norm at a scale of one as well."""
+    eps, factor = norm
+    expected = factor * about / (about.square().mean(_dims(between, root), keepdim=True) + eps).sqrt()
+    return bool((_evaluate(between, root, about) - expected).abs().max() <= _CLOSE * expected.abs().max())
 
 
 def _between(root: fx.Node, node: fx.Node) -> set[fx.Node]:
