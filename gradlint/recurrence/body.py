@@ -219,14 +219,17 @@ def _cycles(body: Body) -> Iterator[Cycle]:
         own = [name for name, axes in untied.items() if axes > 1]
         if own and len(own) > sum(axes > 1 for axes in shared.values()):
             continue  # layers of their own that share a mask, a table of positions
-        if not shared and all(op_name(body.node(o)) in _SUMS for o in offsets):
-            continue  # a running total: its gain is one
+        if not shared and all(op_name(body.node(o)) in _GAIN_ONE for o in offsets):
+            continue  # a running total, a buffer that is filled: its gain is one
         states = tuple(sorted({a for a, _, lag in inside.edges(data="lag") if lag > 0}))
         yield Cycle(body, offsets, states, tuple(shared), tuple(untied), _along_a_sequence(body, graph, offsets))
 
 
 _ENTRYWISE = ("add", "sub", "rsub", "mul", "div")
-_SUMS = ("add", "sub", "getitem", "to", "view", "reshape", "cat", "stack", "clone", "setitem", "copy", "copy_")
+_GAIN_ONE = {
+    "add", "sub", "getitem", "to", "view", "reshape", "cat", "stack", "clone", "copy", "setitem", "select_scatter", "index_put",
+    "index_copy", "scatter", "slice_scatter",
+}  # fmt: skip
 
 
 def _passes(node: fx.Node) -> bool:

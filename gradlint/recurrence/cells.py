@@ -14,6 +14,7 @@ from torch import fx
 from torch.nn import functional
 
 from gradlint.moments import Moments
+from gradlint.recurrence.matrix import values_of
 from gradlint.recurrence.unroll import Sketch
 from gradlint.trace.graph import ParameterRecord
 
@@ -46,10 +47,11 @@ class Layer:
         """The part of a parameter that one gate has: of real values its own rows, else the common law."""
         record = self.records[name]
         law, size = record.law, record.shape[0] // KINDS[self.kind].gates
-        if law.moments.value is None:
+        known = values_of(law)
+        if known is None:
             moments = law.moments.resize(0, size)
         else:
-            values = np.asarray(law.moments.value, dtype=np.float64)[gate * size : (gate + 1) * size]
+            values = np.asarray(known, dtype=np.float64)[gate * size : (gate + 1) * size]
             moments = Moments.of_sample(values)
             if values.std() == 0:
                 moments = Moments.iid(values.shape, float(values.flat[0]), 0.0)

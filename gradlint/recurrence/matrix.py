@@ -17,13 +17,19 @@ from gradlint.moments import Moments
 from gradlint.trace.graph import ParameterRecord
 from gradlint.trace.law import Law
 
-__all__ = ["Powers", "independent", "powers_of"]
+__all__ = ["Powers", "independent", "powers_of", "values_of"]
 
 
 def independent(record: ParameterRecord) -> ParameterRecord:
     """A matrix with the law of independent entries of the same mean square: what its powers are measured against."""
     moments = Moments.iid(record.shape, 0.0, record.law.moments.q)
     return replace(record, law=replace(record.law, kind="normal", mean=0.0, std=moments.rms, moments=moments))
+
+
+def values_of(law: Law) -> npt.NDArray[np.generic] | None:
+    """The real values of a parameter, read now where they were not kept; None where there are none."""
+    value = law.moments.value
+    return law.load() if value is None and law.load is not None else value
 
 
 _LARGEST = 1024  # entries per side; larger ones are taken by their law
@@ -59,12 +65,15 @@ class Powers:
 
 def powers_of(law: Law, count: int) -> Powers | None:
     """The powers of a recurrent matrix whose values are its law; None for independent or orthogonal entries."""
-    value = law.moments.value
-    if law.kind not in ("values", "mixed", "identity") or value is None or value.ndim != 2 or value.shape[0] != value.shape[1]:
+    shape = law.moments.shape
+    if law.kind not in ("values", "mixed", "identity") or len(shape) != 2 or shape[0] != shape[1] or shape[0] > _LARGEST:
+        return None
+    value = values_of(law)
+    if value is None:
         return None
     w = np.asarray(value, dtype=np.float64)
     size = float(np.linalg.norm(w))
-    if w.shape[0] > _LARGEST or not 0 < size < math.inf:
+    if not 0 < size < math.inf:
         return None
     return _powers(w, size, count)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradlint.rule import LIMITS, Context, Curve, Location, Recurrence, bits
 
@@ -21,14 +21,19 @@ class Judged:
         steps: the length of the sequence, as configured or traced; the model's own number in depth.
         log2: bits of gradient norm gained over them.
         place: the line to blame.
-        name: of the recurrent weight, or of the module where there is none.
+        names: of the recurrent weight, or of the module where there is none; then of those that are told with it.
     """
 
     recurrence: Recurrence
     steps: int
     log2: float
     place: Location | None
-    name: str
+    names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Its own."""
+        return self.names[0]
 
     @property
     def curve(self) -> Curve:
@@ -54,18 +59,19 @@ class Judged:
 
 
 def judged(context: Context, along: str = "sequence") -> Iterator[Judged]:
-    """The recurrences in time (``sequence``) or in depth, one for those that share a line and a curve."""
-    seen = set()
+    """The recurrences in time (``sequence``) or in depth; of those of a kind on one line, the one furthest from a gain of 1."""
+    groups: dict[tuple[object, ...], list[Judged]] = {}
     for recurrence in context.paths.recurrences:
-        if recurrence.along != along:
-            continue
-        steps, place = context.steps_of(recurrence), context.place_of(recurrence)
-        name = recurrence.parameters[0] if recurrence.parameters else recurrence.module
-        found = Judged(recurrence, steps, recurrence.curve.at(steps), place, name)
-        key = (place, round(recurrence.curve.per_step, 6), steps)
-        if key not in seen:
-            seen.add(key)
-            yield found
+        if recurrence.along == along:
+            steps, place = context.steps_of(recurrence), context.place_of(recurrence)
+            name = recurrence.parameters[0] if recurrence.parameters else recurrence.module or "the model"
+            found = Judged(recurrence, steps, recurrence.curve.at(steps), place, (name,))
+            key = (place, recurrence.cell, found.log2 > 0, bool(recurrence.starved))
+            groups.setdefault(key, []).append(found)
+    for group in groups.values():
+        worst = max(group, key=lambda one: abs(one.log2))
+        others = [name for one in group for name in one.names if name not in worst.names]
+        yield replace(worst, names=(*worst.names, *others))
 
 
 def lets_go(found: Judged) -> bool:

@@ -71,7 +71,7 @@ class RecurrentSpectralRadius(Rule):
                     "steps_within_limit": fine,
                 },
                 factors=_factors(found, radius),
-                instances=[found.name],
+                instances=found.names,
                 notes=tuple(other_cells(found, found.steps)),
                 fix=_fix(context, found, radius),
             )

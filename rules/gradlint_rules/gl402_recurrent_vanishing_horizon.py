@@ -77,7 +77,7 @@ class RecurrentVanishingHorizon(Rule):
                     "steps_within_limit": reach,
                 },
                 factors=(Factor("recurrence", found.curve.per_step, "per step"),),
-                instances=[found.name, *starved],
+                instances=[*found.names, *starved],
                 notes=[*([lost(found.curve)] if horizon is not None or starved else []), *(
                     other_cells(found, needed) if severity is not Severity.INFO else [])],
                 fix=_fix(found, needed, severity),

@@ -74,7 +74,7 @@ class NonNormalTransient(Rule):
                     Factor("weights", powers.bits[peak], f"powers of a matrix with σ_max {powers.norm:.3g}"),
                     Factor("activation", log2 - powers.bits[peak], "slopes of the activation"),
                 ),
-                instances=[found.name],
+                instances=found.names,
                 notes=[f"the radius alone gives {times(peak * (bits(powers.radius) + found.recurrence.slope))}"]
                 if powers.radius > 0
                 else ["every eigenvalue is zero"],

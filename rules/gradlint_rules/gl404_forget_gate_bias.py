@@ -68,7 +68,7 @@ class ForgetGateBias(Rule):
                     Factor("gate", bits(keeps), "what it keeps of the state"),
                     Factor("weights", found.curve.per_step - bits(keeps), "what the recurrent weights add"),
                 ),
-                instances=[found.name],
+                instances=found.names,
                 fix=_fix(found, needed, tried=horizon is not None),
             )
 

@@ -70,7 +70,7 @@ class ReluRnnWithoutIdentityOrOrthogonal(Rule):
                     Factor("weights", found.curve.per_step + 0.5, "radius of the matrix"),
                     Factor("activation", -0.5, "half of the units are active"),
                 ),
-                instances=[found.name],
+                instances=found.names,
                 notes=[lost(found.curve)] if log2 < 0 else [],
                 fix=f"nn.init.eye_({found.name}): active units carry the gradient unchanged; or nn.init.orthogonal_(gain=1.41)",
             )

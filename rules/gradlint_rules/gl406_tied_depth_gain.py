@@ -63,7 +63,7 @@ class TiedDepthGain(Rule):
                     "steps_within_limit": reach,
                 },
                 factors=(Factor("recurrence", found.curve.per_step, "per step"),),
-                instances=[found.name, *found.recurrence.starved],
+                instances=[*found.names, *found.recurrence.starved],
                 notes=["some of its weights are not shared between steps"] if found.recurrence.untied else [],
                 fix=_fix(context, found),
             )

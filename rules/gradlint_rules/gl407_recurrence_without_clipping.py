@@ -64,7 +64,7 @@ class RecurrenceWithoutClipping(Rule):
                 "steps": found.steps,
             },
             factors=(Factor("recurrence", found.curve.per_step, "per step"),),
-            instances=[found.name],
+            instances=found.names,
             notes=[f"{times(found.log2)} over {found.steps} steps at initialisation"],
             fix="torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) between backward() and step()",
         )
