@@ -89,6 +89,8 @@ def _settings(command: Any) -> Any:
                 "whatever the length of the inputs."),
         _option("--training-script", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The script that trains "
                 "the models; it is read, not run."),
+        _option("--weights", type=click.Path(path_type=Path), help="Judge the parameters by these values: model.safetensors, an "
+                "index of such files, or their folder."),
         _option("--select", multiple=True, metavar="RULES", help="Only these rules: codes, prefixes or names, or ALL."),
         _option("--extend-select", multiple=True, metavar="RULES", help="These rules as well."),
         _option("--ignore", multiple=True, metavar="RULES", help="Not these rules."),
@@ -104,7 +106,7 @@ def _settings(command: Any) -> Any:
         click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), envvar=f"{ENVIRONMENT}CONFIG",
                      help="Read this configuration."),
         click.option("--python", type=click.Path(dir_okay=False, path_type=Path), envvar=f"{ENVIRONMENT}PYTHON", metavar="PATH",
-                     help="Run in that interpreter. Without torch here, the project's is found: active, in .venv, or on the path."),
+                     help="Run in that interpreter. Without torch here, the project's is found: in .venv or on the path."),
         click.option("--isolated", is_flag=True, help="Read no configuration file and no baseline but those given."),
         click.option("-v", "--verbose", is_flag=True, help="Also assumptions, and tracebacks of failures."),
     ]  # fmt: skip

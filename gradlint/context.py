@@ -25,6 +25,7 @@ from gradlint.mitigation import Mitigation
 from gradlint.moments import Moments
 from gradlint.paths import Paths, Segment, find_paths
 from gradlint.recipe import Recipe
+from gradlint.recurrence import Recurrence
 from gradlint.spread import Spread
 from gradlint.trace.graph import ParameterRecord, Step, op_name, step
 from gradlint.wording import times
@@ -84,6 +85,15 @@ class Context:
         """How many numbers each output of a segment's weight is made of, or feeds, whichever are fewer: its fan-in or fan-out."""
         shape = self.parameters[str(segment.parameter)].shape
         return min(math.prod(shape[1:]), shape[0] * math.prod(shape[2:]))
+
+    def steps_of(self, recurrence: Recurrence) -> int:
+        """How many steps a recurrence is judged for: those configured, where it runs along a sequence, else those traced."""
+        length = self.settings.sequence_length_of(self.target) if recurrence.along == "sequence" else None
+        return recurrence.steps if length is None else length
+
+    def place_of(self, recurrence: Recurrence) -> Location | None:
+        """The line to blame for a recurrence: what wrote its matrix, else what made its module."""
+        return self.guilty_line(recurrence.parameters[0]) if recurrence.parameters else self.constructed(recurrence.module)
 
     @property
     def parameters(self) -> Mapping[str, ParameterRecord]:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from gradlint.fitted import FITTED, SOURCE
+
 __all__ = ["LIMITS", "Limit"]
 
 
@@ -32,8 +34,9 @@ class Limit:
 
 LIMITS: Mapping[str, Limit] = MappingProxyType(
     {
-        "explode": Limit(9.0, 10.0, "published failures lie above 1e3, the largest healthy model at 3e2"),
-        "vanish": Limit(-11.0, -13.3, "published failures lie below 1e-4; SGD fails near -5.5 bits, Adam near -13.5"),
+        "explode": Limit(*FITTED["explode"], f"{SOURCE}; published failures lie above 1e3, the largest healthy model at 3e2"),
+        "vanish": Limit(*FITTED["vanish"], f"{SOURCE}; published failures lie below 1e-4, the smallest healthy model at 1e-3"),
+        "steep": Limit(*FITTED["steep"], f"{SOURCE}; VGG-16 with BatchNorm, which trains, has 17.1"),
         "residual": Limit(9.0, 10.0, "as explode; plain SGD trained sums that gain 4.5 bits and not those that gain 14.5"),
         "batchnorm_chain": Limit(
             8.3, 13.8, "Yang et al. 2019 (arXiv:1902.08129): log2(π/(π-1))/2 = 0.28 per layer, 30 train half, 50 do not train"
@@ -61,7 +64,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "fan": Limit(-1.0, 1.0, "half or twice the standard deviation that He et al. 2015 ask for"),
         "loss": Limit(2.0, math.inf, "cross-entropy at the start over ln C; healthy heads give 1.0 to 1.5", "ratio"),
         "logits": Limit(3.0, math.inf, "a softmax of logits of this size is one-hot for few classes", "rms"),
-        "unnormed": Limit(2.0, math.inf, "a published pre-norm model without one grows 1.8 bits over 24 sums, and trains"),
+        "unnormed": Limit(
+            3.0, math.inf, "a stream of size 8 in front of the head; published pre-norm stacks of 3.8 train (ReZero, 12 layers)"
+        ),
         "dead": Limit(
             0.5, 0.99, "Lu et al. 2020: a layer of which half is off halves its width; one that is off is gone", "share"
         ),

@@ -77,6 +77,7 @@ class Settings:
         horizon: how many steps back a model has to learn from; by model, as ``inputs``; ``*`` is every model.
         sequence_length: the number of steps to judge recurrences at, in place of the length of the traced inputs; likewise.
         training_script: the script that trains the models, read by its syntax alone.
+        weights: safetensors (a file, an index of such files, or their folder) with the values that parameters are judged by.
         baseline: the file of accepted findings; None takes ``gradlint-baseline.json`` beside the configuration if it is there.
         max_gain: the largest gain of the gradient's norm from a model's output to its input that is within the budget.
         min_gain: the smallest.
@@ -103,6 +104,7 @@ class Settings:
     horizon: Mapping[str, int] = field(default_factory=dict)
     sequence_length: Mapping[str, int] = field(default_factory=dict)
     training_script: Path | None = None
+    weights: Path | None = None
     extend_select: tuple[str, ...] = ()
     preview: bool = False
     baseline: Path | None = None
@@ -280,6 +282,7 @@ KINDS: Mapping[str, Kind] = {
     "horizon": STEPS,
     "sequence_length": STEPS,
     "training_script": path("The script that trains the models."),
+    "weights": path("Safetensors with the values of the parameters."),
     "baseline": path("The file of accepted findings."),
     "max_gain": POSITIVE,
     "min_gain": POSITIVE,
