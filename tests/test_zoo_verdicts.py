@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.findings import EXPECTED, digest, judged, kept, told
+from benchmarks.healthy import EXPLAINED
 from gradlint.findings import Severity
 
 CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
@@ -24,10 +25,12 @@ def _expected(*verdicts: str) -> list[Any]:
 
 @pytest.mark.parametrize("key", _expected("clean"))
 def test_healthy_model_passes(key: str) -> None:
+    """Nothing of severity warning or above is said of it, but what has its reason in benchmarks/healthy.toml."""
     report = judged(key)
     assert not report.failures
-    assert [str(f.code) + " " + f.message for f in report.findings if f.severity.rank >= Severity.WARNING.rank] == []
-    assert report.exit_code == 0
+    grave = [f for f in report.findings if f.severity.rank >= Severity.WARNING.rank]
+    assert [f"{f.code} {f.message}" for f in grave if f.code not in EXPLAINED.get(key, {})] == []
+    assert [f.message for f in grave if f.severity is Severity.ERROR] == []
 
 
 @pytest.mark.parametrize("key", _expected("explodes", "vanishes"))
