@@ -39,7 +39,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "steep": Limit(*FITTED["steep"], f"{SOURCE}; VGG-16 with BatchNorm, which trains, has 17.1"),
         "residual": Limit(9.0, 10.0, "as explode; plain SGD trained sums that gain 4.5 bits and not those that gain 14.5"),
         "batchnorm_chain": Limit(
-            8.3, 13.8, "Yang et al. 2019 (arXiv:1902.08129): log2(π/(π-1))/2 = 0.28 per layer, 30 train half, 50 do not train"
+            8.3, 13.2, "Yang et al. 2019 (arXiv:1902.08129): log2(π/(π-1))/2 = 0.28 per layer, 30 train half, 48 do not train"
         ),
         "luck": Limit(
             1.6,

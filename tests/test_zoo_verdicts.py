@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.findings import EXPECTED, digest, judged, kept, told
+from benchmarks.healthy import EXPLAINED
 from gradlint.findings import Severity
 
 CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
@@ -24,12 +25,12 @@ def _expected(*verdicts: str) -> list[Any]:
 
 @pytest.mark.parametrize("key", _expected("clean"))
 def test_healthy_model_passes(key: str) -> None:
-    report, explained = judged(key), set(EXPECTED[key].get("also", ()))
+    """Nothing of severity warning or above is said of it, but what has its reason in benchmarks/healthy.toml."""
+    report = judged(key)
     assert not report.failures
-    serious = [f for f in report.findings if f.severity.rank >= Severity.WARNING.rank]
-    assert [f"{f.code} {f.message}" for f in serious if f.code not in explained or f.severity is Severity.ERROR] == []
-    assert {f.code for f in serious} == explained
-    assert report.exit_code == int(bool(explained))
+    grave = [f for f in report.findings if f.severity.rank >= Severity.WARNING.rank]
+    assert [f"{f.code} {f.message}" for f in grave if f.code not in EXPLAINED.get(key, {})] == []
+    assert [f.message for f in grave if f.severity is Severity.ERROR] == []
 
 
 @pytest.mark.parametrize("key", _expected("explodes", "vanishes"))
