@@ -106,7 +106,7 @@ def _settings(command: Any) -> Any:
         click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), envvar=f"{ENVIRONMENT}CONFIG",
                      help="Read this configuration."),
         click.option("--python", type=click.Path(dir_okay=False, path_type=Path), envvar=f"{ENVIRONMENT}PYTHON", metavar="PATH",
-                     help="Run in that interpreter. Without torch here, the project's is found: active, in .venv, or on the path."),
+                     help="Run in that interpreter. Without torch here, the project's is found: in .venv or on the path."),
         click.option("--isolated", is_flag=True, help="Read no configuration file and no baseline but those given."),
         click.option("-v", "--verbose", is_flag=True, help="Also assumptions, and tracebacks of failures."),
     ]  # fmt: skip

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from gradlint.fitted import FITTED, SOURCE
+
 __all__ = ["LIMITS", "Limit"]
 
 
@@ -32,11 +34,10 @@ class Limit:
 
 LIMITS: Mapping[str, Limit] = MappingProxyType(
     {
-        "explode": Limit(9.0, 10.0, "published failures lie above 1e3, the largest healthy model at 3e2"),
-        "vanish": Limit(-11.0, -13.3, "published failures lie below 1e-4; SGD fails near -5.5 bits, Adam near -13.5"),
-        "residual": Limit(
-            6.0, 10.0, "plain SGD trained sums that gain 4.5 bits and not those that gain 14.5; normed ones gain log2(1 + L)/2"
-        ),
+        "explode": Limit(*FITTED["explode"], f"{SOURCE}; published failures lie above 1e3, the largest healthy model at 3e2"),
+        "vanish": Limit(*FITTED["vanish"], f"{SOURCE}; published failures lie below 1e-4, the smallest healthy model at 1e-3"),
+        "steep": Limit(*FITTED["steep"], f"{SOURCE}; VGG-16 with BatchNorm, which trains, has 17.1"),
+        "residual": Limit(9.0, 10.0, "as explode; plain SGD trained sums that gain 4.5 bits and not those that gain 14.5"),
         "batchnorm_chain": Limit(
             8.3, 13.8, "Yang et al. 2019 (arXiv:1902.08129): log2(π/(π-1))/2 = 0.28 per layer, 30 train half, 50 do not train"
         ),
@@ -47,6 +48,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         ),
         "collapse": Limit(
             -8.66, -math.inf, "e^-6: Schoenholz et al. 2017 (arXiv:1611.01232), §5, train to six times the depth scale of 1 − ρ"
+        ),
+        "collapse_layers": Limit(
+            12, math.inf, "default weights make samples alike in six layers, and train; twenty sigmoids do not", "layers"
         ),
         "layer_large": Limit(1.5, 3.0, "He et al. 2015: a layer should keep the variance; 1.5 bits is 8 times it"),
         "layer_small": Limit(-3.0, -5.0, "PyTorch's default weights give -2.8 bits with a sigmoid, the smallest in common use"),

@@ -54,6 +54,34 @@ def test_the_hook_blocks_a_bad_model_and_lets_a_good_one_pass(project, model, co
     assert done.returncode == code
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="pre-commit takes hooks from a git repository")
+def test_pre_commit_itself_blocks_the_bad_model_and_lets_the_good_one_pass(project):
+    """In the environment that it makes for the hook, which has no torch."""
+    (project / "gradlint.toml").write_text(CONFIG.format(model="bad"))
+    variables = {"PRE_COMMIT_HOME": str(project.parent / "cache"), "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}
+    env = {name: value for name, value in {**os.environ, **variables}.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+    def run(*command):
+        return subprocess.run(command, cwd=project, env=env, text=True, capture_output=True, check=False)
+
+    revision = run("git", "-C", str(ROOT), "rev-parse", "HEAD").stdout.strip()
+    repo = {"repo": str(ROOT), "rev": revision, "hooks": [{"id": "gradlint"}]}
+    (project / ".pre-commit-config.yaml").write_text(yaml.safe_dump({"repos": [repo]}))
+    assert run("git", "-c", "init.defaultBranch=main", "init", "--quiet", ".").returncode == 0
+    assert run("git", "add", "-A").returncode == 0
+    hook = (sys.executable, "-m", "pre_commit", "run", "--all-files")
+    done = run(*hook)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "warning[GL201]" in done.stdout
+    assert "exit code: 1" in done.stdout
+    (project / "gradlint.toml").write_text(CONFIG.format(model="good"))
+    assert run("git", "add", "-A").returncode == 0
+    done = run(*hook)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Passed" in done.stdout
+
+
 def step(project, **inputs):
     """The action's own step, with the values that GitHub would fill in."""
     given = {**{name: value.get("default", "") for name, value in ACTION["inputs"].items()}, **inputs}

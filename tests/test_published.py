@@ -154,7 +154,8 @@ class Layer(nn.Module):
 
 
 def transformer(place, depth):
-    return lambda: nn.Sequential(*(Layer(place, depth) for _ in range(depth)), nn.Linear(64, 10))
+    last = [nn.LayerNorm(64)] if place == "pre" else []
+    return lambda: nn.Sequential(*(Layer(place, depth) for _ in range(depth)), *last, nn.Linear(64, 10))
 
 
 def test_deep_transformers_keep_their_signal_with_norms_in_front_or_deepnorm():

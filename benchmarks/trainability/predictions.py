@@ -15,12 +15,12 @@ from benchmarks.trainability.configurations import Configuration
 from benchmarks.trainability.networks import NOISE, SYMBOLS, TOKENS, build
 from benchmarks.trainability.tasks import BATCH
 from gradlint.config import Settings
-from gradlint.packs import choose, load_rules
-from gradlint.recurrence import find_recurrences
+from gradlint.packs import load_rules
+from gradlint.review import Review
 from gradlint.rule import Context, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "benchmarks" / ".cache"
@@ -35,7 +35,7 @@ class Prediction:
         collapse: log2 of ``1 − ρ`` of the last hidden tensor's samples.
         curvature: log2 of the loss's steepest curvature.
         memory: of the gradient's norm in time: lost over the steps that the task needs, or gained over all.
-        findings: code and severity of each, info left out.
+        findings: code and severity of each, info left out; None where the rules were not asked.
     """
 
     seed: int
@@ -44,18 +44,17 @@ class Prediction:
     curvature: float | None
     output: float | None
     memory: float | None
-    findings: dict[str, str]
+    findings: dict[str, str] | None = None
 
 
-def predict(c: Configuration) -> Prediction:
-    """The verdict on a configuration, in the shapes that it is trained in."""
+def predict(c: Configuration, *, judged: bool) -> Prediction:
+    """What is said of a configuration, in the shapes that it is trained in.
+
+    Args:
+        judged: ask the rules too.
+    """
     settings = settings_of(c)
     context = Context(gradlint.analyze(functools.partial(build, c), [spec(c)]), "model", settings)
-    found: dict[str, str] = {}
-    for rule in choose(load_rules(), settings):
-        for finding in rule.check(context):
-            if finding.severity != Severity.INFO and found.get(finding.code) != Severity.ERROR:
-                found[finding.code] = str(finding.severity)
     awake = context.awake
     gain = awake.paths.log2
     return Prediction(
@@ -65,8 +64,17 @@ def predict(c: Configuration) -> Prediction:
         context.symptoms.curvature,
         context.symptoms.output,
         memory(context),
-        found,
+        verdict(context) if judged else None,
     )
+
+
+def verdict(context: Context) -> dict[str, str]:
+    """The worst severity of each code."""
+    found: dict[str, str] = {}
+    for finding in Review(load_rules(), context.settings).judge(context):
+        if finding.severity != Severity.INFO and found.get(finding.code) != Severity.ERROR:
+            found[finding.code] = str(finding.severity)
+    return found
 
 
 def settings_of(c: Configuration) -> Settings:
@@ -77,7 +85,7 @@ def settings_of(c: Configuration) -> Settings:
 def memory(context: Context) -> float | None:
     """Of the recurrence that changes the gradient most."""
     needed = context.settings.horizon_of(context.target)
-    curves = [(r.curve, r.steps) for r in find_recurrences(context.analysis.flowed) if r.along == "sequence"]
+    curves = [(r.curve, r.steps) for r in context.paths.recurrences if r.along == "sequence"]
     grown = [curve.at(needed) if needed is not None else max(curve.at(steps), 0.0) for curve, steps in curves]
     return max(grown, key=abs) if grown else None
 
@@ -92,11 +100,11 @@ def spec(c: Configuration) -> str:
     return {"mlp": f"{BATCH},64", "cnn": f"{BATCH},1,8,8"}.get(c.family.removeprefix("residual "), f"{BATCH},8,8")
 
 
-def predictions(rows: Sequence[dict[str, Any]]) -> list[Prediction]:
-    """Of all labelled configurations; kept in benchmarks/.cache as long as no line of gradlint changes."""
+def predictions(rows: Sequence[dict[str, Any]], *, judged: bool) -> list[Prediction]:
+    """Of labelled configurations; kept in benchmarks/.cache as long as no line that they depend on changes."""
     CACHE.mkdir(exist_ok=True)
     (CACHE / ".gitignore").write_text("*\n", encoding="utf-8")
-    file = CACHE / f"trainability.{digest()}.jsonl"
+    file = CACHE / f"trainability.{digest(judged=judged)}.jsonl"
     known: dict[int, Prediction] = {}
     if file.exists():
         lines = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
@@ -104,19 +112,19 @@ def predictions(rows: Sequence[dict[str, Any]]) -> list[Prediction]:
     for row in rows:
         c = Configuration(**row["configuration"])
         if c.seed not in known:
-            known[c.seed] = predict(c)
+            known[c.seed] = predict(c, judged=judged)
             with file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(asdict(known[c.seed])) + "\n")
     return [known[row["configuration"]["seed"]] for row in rows]
 
 
-def digest() -> str:
-    """Of everything that a prediction depends on."""
-    sources: Iterable[Path] = [
-        *ROOT.glob("gradlint/**/*.py"),
-        *ROOT.glob("rules/**/*.py"),
-        *Path(__file__).parent.glob("[cnp]*.py"),
-    ]
+def digest(*, judged: bool) -> str:
+    """Of the sources: without the rules and their limits where these are not asked."""
+    sources = [*ROOT.glob("gradlint/**/*.py"), *Path(__file__).parent.glob("[cnp]*.py")]
+    if judged:
+        sources += ROOT.glob("rules/**/*.py")
+    else:
+        sources = [path for path in sources if path.stem not in ("limits", "fitted")]
     sha = hashlib.sha256()
     for path in sorted(sources):
         sha.update(path.read_bytes())

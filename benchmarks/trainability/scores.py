@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
 
 from benchmarks.trainability.predictions import finite
+from benchmarks.trainability.training import RATES
 from gradlint.limits import LIMITS
 
 if TYPE_CHECKING:
@@ -55,25 +56,31 @@ class Case:
 # --- scores: the larger, the worse -------------------------------------------------------------------------------------
 
 
-def exceeded(p: Prediction) -> dict[str, float]:
-    """Every quantity over its limit for a warning: above 1 it is a finding."""
-    gain = finite(p.gain, 0.0)
+def quantities(p: Prediction) -> dict[str, float]:
+    """What the limits are about, in bits; 0 where a quantity does not exist."""
+    gain, memory = finite(p.gain, 0.0), finite(p.memory, 0.0)
     return {
-        "explode": gain / LIMITS["explode"].warning,
-        "vanish": gain / LIMITS["vanish"].warning,
-        "collapse": finite(p.collapse, 0.0) / LIMITS["collapse"].warning,
-        "memory": abs(finite(p.memory, 0.0)) / abs(LIMITS["memory"].warning),
+        "explode": max(gain, memory),
+        "vanish": min(gain, memory),
+        "collapse": finite(p.collapse, 0.0),
+        "steep": finite(p.curvature, 0.0),
     }
 
 
+def overshot(case: Case) -> float:
+    """Bits by which the curvature exceeds the edge of stability of SGD's learning rate."""
+    return finite(case.prediction.curvature, 0.0) + math.log2(RATES["sgd"] / 2)
+
+
 def margin(case: Case) -> float:
-    return max(exceeded(case.prediction).values())
+    """The worst quantity over its limit for a warning: above 1 there is a finding."""
+    return max(value / LIMITS[name].warning for name, value in quantities(case.prediction).items())
 
 
 SCORES: dict[str, Callable[[Case], float]] = {
     "gradlint: worst quantity over its limit": margin,
     "gradlint: gain, absolute": lambda case: abs(finite(case.prediction.gain, 0.0)),
-    "gradlint: curvature": lambda case: finite(case.prediction.curvature, 0.0),
+    "gradlint: curvature of the loss": overshot,
     "real backward: gain, absolute": lambda case: abs(case.check("gain")),
     "real backward: max/min gradient norm": lambda case: case.check("ratio"),
     "real backward: gradient norm": lambda case: case.check("norm"),
@@ -113,7 +120,12 @@ def area(cases: Sequence[Case], question: Callable[[Case], bool | None], score: 
 
 
 def auc(answers: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]) -> float:
-    return float(roc_auc_score(answers, values)) if 0 < answers.sum() < len(answers) else math.nan
+    """The probability that one that does has the larger value than one that does not (Mann & Whitney 1947)."""
+    yes = int(answers.sum())
+    no = len(answers) - yes
+    if not yes or not no:
+        return math.nan
+    return float((rankdata(values)[answers].sum() - yes * (yes + 1) / 2) / (yes * no))
 
 
 def rate(cases: Sequence[Case], hit: Callable[[Case], bool]) -> Interval:

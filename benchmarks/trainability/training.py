@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 STEPS, WINDOW, LOOK = 300, 20, 120
 TRAINED, PROGRESS, BLOWN = 0.5, 0.97, 10.0
+RATES = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3}
 OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, fused=True),
-    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9, fused=True),
-    "adam": lambda parameters: torch.optim.Adam(parameters, lr=1e-3, fused=True),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=RATES["sgd"], fused=True),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=RATES["momentum"], momentum=0.9, fused=True),
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=RATES["adam"], fused=True),
 }
 
 

@@ -192,9 +192,11 @@ def _record(model: nn.Module, given: Arguments, laws: Laws, rung: Rung, seed: in
     parameters = _parameters(model, laws)  # before forward, which may write to them
     with seeded(seed):
         try:
-            with drawn_outside() as outside, calls.watching(), hollow, laws.writes(), Dispatched(recorder), recorder:
-                with given.surroundings():
-                    result = _run(model, args, kwargs)
+            with (
+                drawn_outside() as outside, calls.watching(), hollow, laws.writes(), Dispatched(recorder), recorder,
+                given.surroundings(),
+            ):  # fmt: skip
+                result = _run(model, args, kwargs)
         except UnrunnableError:
             raise
         except Exception as error:

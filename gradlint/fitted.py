@@ -1,0 +1,19 @@
+"""Thresholds fitted on the fit half of the trainability benchmark.
+
+Written by ``python -m benchmarks.trainability fit``, not by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["FITTED", "SOURCE"]
+
+SOURCE = "fitted on 163 networks by python -m benchmarks.trainability fit"
+
+FITTED: Mapping[str, tuple[float, float]] = {
+    "explode": (9.0, 11.0),
+    "vanish": (-10.5, -13.0),
+    "steep": (18.0, 22.0),
+}
+"""Warning and error by quantity, in bits."""
