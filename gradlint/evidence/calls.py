@@ -148,7 +148,7 @@ class Ops:
 
     def normalised(self, name: str) -> bool:
         """All that uses a node normalises it first."""
-        behind = list(self.ahead(name))
+        behind = list(self.ahead(name, _biases))
         if self.returned(name) or not behind:
             return False
         if all(call.op in NORMS for call in behind):
@@ -198,6 +198,17 @@ class Ops:
                     seen.add(ref.node)
                     waiting.append(ref.node)
 
+    def tables(self) -> frozenset[str]:
+        """Parameters that rows are looked up from, by integers: embeddings, however they are written."""
+        found = set()
+        for call in self.calls.values():
+            first, *rest = call.inputs or (Ref(""),)
+            if "embedding" in call.op:
+                found |= {ref.parameter for ref in call.inputs if ref.parameter}
+            elif call.op in ("getitem", "index_select") and first.parameter and any("int" in self.dtype(r.node) for r in rest):
+                found.add(first.parameter)
+        return frozenset(found)
+
     def learned(self, name: str) -> bool:
         """Something that is trained has a part in it: its range is not that of the data alone."""
         waiting, seen = [self._nodes[name]], {name}
@@ -227,7 +238,7 @@ class Ops:
         bias = call.argument(2, "bias") if call.op in ("linear", *_CONVOLUTIONS) else None
         fans = _fans(call, record.shape)
         groups = _groups(call)
-        behind = list(self.ahead(call.name))
+        behind = list(self.ahead(call.name, _biases))
         bend = next((c.op for c in behind if _bends(self._nodes[c.name])), "")
         normal = self.normalised(call.name)
         output = self._ends(call.name)
@@ -247,8 +258,20 @@ class Ops:
             node = waiting.pop()
             if any(n.op == "output" for n in node.users) and node.name == self._traced.output:
                 return True
-            waiting += [n for n in node.users if n.op != "output" and (_moves(n) or op_name(n) in last)]
+            waiting += [
+                n
+                for n in node.users
+                if n.op != "output"
+                and (_moves(n) or op_name(n) in last or (n.name in self.calls and _biases(self.calls[n.name])))
+            ]
         return False
+
+
+def _biases(call: Op) -> bool:
+    """It adds a parameter."""
+    return (
+        call.op in ("add", "iadd") and [ref.parameter is None for ref in call.inputs].count(False) == 1 and len(call.inputs) == 2
+    )
 
 
 def _op(node: fx.Node) -> Op:

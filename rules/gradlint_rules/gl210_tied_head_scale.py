@@ -42,13 +42,7 @@ class TiedHeadScale(Rule):
 
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
-        looked_up = {
-            ref.parameter
-            for call in context.evidence.ops.calls.values()
-            if "embedding" in call.op
-            for ref in call.inputs
-            if ref.parameter
-        }
+        looked_up = context.evidence.ops.tables()
         for layer in context.evidence.layers:
             law = context.forward(layer.call.name)
             if layer.weight not in looked_up or not layer.output or law is None or not layer.call.shape:

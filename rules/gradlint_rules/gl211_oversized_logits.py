@@ -44,10 +44,7 @@ class OversizedLogits(Rule):
 
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
-        ops = context.evidence.ops
-        embeddings = {
-            ref.parameter for call in ops.calls.values() if "embedding" in call.op for ref in call.inputs if ref.parameter
-        }
+        embeddings = context.evidence.ops.tables()
         vocabularies = {record.shape[0] for name, record in context.parameters.items() if name in embeddings}
         for layer in context.evidence.layers:
             law = context.forward(layer.call.name)
