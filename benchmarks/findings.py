@@ -1,7 +1,8 @@
 """What gradlint says of every model of the zoo, as plain text that is kept: a change of it is a change for users.
 
-    python -m benchmarks.findings            what differs from fixtures/zoo/findings.txt
-    python -m benchmarks.findings --write    write that file, and say what the CHANGELOG has to explain
+    python -m benchmarks.findings                 what differs from fixtures/zoo/findings.txt
+    python -m benchmarks.findings --write         write that file, and say what the CHANGELOG has to explain
+    python -m benchmarks.findings --only vit      some models
 
 Numbers are left out: they move with every better formula. Lines of source are too: they move with every edit of a model.
 """
@@ -60,15 +61,26 @@ def digest() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="models whose name contains it; of the others the old text is kept")
     parser.add_argument("--write", action="store_true")
-    write = parser.parse_args().write
-    text = "".join(f"{key}\n" + "".join(f"    {line}\n" for line in told(judged(key))) for key in EXPECTED)
-    before = KEPT.read_text("utf-8") if KEPT.exists() else ""
-    sys.stdout.writelines(difflib.unified_diff(before.splitlines(True), text.splitlines(True), "kept", "now", n=1))
-    if write:
-        KEPT.write_text(text, "utf-8")
+    options = parser.parse_args()
+    old, changed = kept() if KEPT.exists() else {}, False
+    new = {key: old.get(key, []) for key in EXPECTED}
+    for key in EXPECTED:
+        if options.only in key:
+            new[key] = told(judged(key))
+            if new[key] != old.get(key):
+                changed = True
+                lines = difflib.unified_diff(old.get(key, []), new[key], lineterm="", n=0)
+                print(
+                    "\n".join([key, *(f"    {line}" for line in lines if line[:3] not in ("---", "+++") and line[0] != "@")]),
+                    flush=True,
+                )
+            if options.write:  # at once: a run that is stopped has not been for nothing
+                KEPT.write_text("".join(f"{k}\n" + "".join(f"    {line}\n" for line in v) for k, v in new.items()), "utf-8")
+    if options.write:
         print(f"CHANGELOG.md has to say, under 'Findings of the zoo', what changed for users: `{digest()}`")
-    return int(text != before)
+    return int(changed)
 
 
 if __name__ == "__main__":

@@ -137,8 +137,13 @@ class Context:
 
     def is_leaf(self, module: str) -> bool:
         """The module has no modules inside: it was constructed to do this one thing."""
-        modules = self.analysis.flowed.traced.modules
-        return bool(module) and not any(path.startswith(module + ".") for path in modules)
+        return bool(module) and module not in self._containers
+
+    @cached_property
+    def _containers(self) -> frozenset[str]:
+        """Paths of the modules that have modules inside."""
+        paths = (path.split(".") for path in self.analysis.flowed.traced.modules)
+        return frozenset(".".join(parts[:n]) for parts in paths for n in range(1, len(parts)))
 
     def op(self, node: str) -> str:
         """The name of what a node calls."""

@@ -67,7 +67,7 @@ class Settings:
         ignore: codes, prefixes of codes or names that do not report.
         extend_select: these rules report as well, whatever select says.
         preview: rules that are not stable yet report, too.
-        fail_on: findings of this severity or worse fail the run; None when findings never do.
+        fail_on: findings of this severity or worse fail the run; ``never`` (None here): none does.
         input: specs of every model's inputs (``x:float32:2,3,32,32``); empty means they are found or guessed.
         inputs: the same for single models, by their name (``Net``), file and name (``model.py:Net``) or a pattern of these.
         arg: arguments of the class or function that a target names, as ``name=value``.
@@ -78,7 +78,7 @@ class Settings:
         sequence_length: the number of steps to judge recurrences at, in place of the length of the traced inputs; likewise.
         training_script: the script that trains the models, read by its syntax alone.
         weights: safetensors (a file, an index of such files, or their folder) with the values that parameters are judged by.
-        baseline: the file of accepted findings; None takes ``gradlint-baseline.json`` beside the configuration if it is there.
+        baseline: the file of accepted findings; without one, ``gradlint-baseline.json`` beside the configuration, if it is there.
         max_gain: the largest gain of the gradient's norm from a model's output to its input that is within the budget.
         min_gain: the smallest.
         fp16_headroom_bits: bits that must lie between the largest predicted number and the largest that half precision holds.
