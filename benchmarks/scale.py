@@ -10,6 +10,7 @@ Giants run in processes of their own, from their start to the printed verdict. S
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import importlib
 import itertools
@@ -19,7 +20,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -135,10 +136,12 @@ def laws_of(factory: Callable[[], nn.Module], wrong: Callable[[str], None]) -> L
     return total
 
 
-def laws_table(say: Callable[..., None]) -> list[str]:
+def laws_table(say: Callable[..., None], patterns: Sequence[str] = ()) -> list[str]:
     total = Laws()
-    models = 0
-    for target in targets():
+    models, every = 0, targets()
+    for target in every:
+        if patterns and not any(pattern in target for pattern in patterns):
+            continue
         found = laws_of(load(target), say)
         total, models = total + found, models + 1
         say(f"{target}: {found.consistent} of {found.parameters}")
@@ -152,7 +155,8 @@ def laws_table(say: Callable[..., None]) -> list[str]:
         ("mean within 0.02 standard deviations", share(total.mean, total.decidable)),
         ("of all: within that, or four standard errors of the draws", share(total.consistent, total.parameters)),
     ]
-    return table((f"{models} models, {SEEDS} seeds", ""), rows)
+    of = f"{models}" if models == len(every) else f"{models} of the {len(every)}"
+    return table((f"{of} models, {SEEDS} seeds", ""), rows)
 
 
 # --- processes of their own --------------------------------------------------------------------------------------------
@@ -258,14 +262,20 @@ def bytes_table(say: Callable[..., None]) -> list[str]:
     return table(("JSON report", "run twice", "under another PYTHONHASHSEED"), rows)
 
 
-def parts(only: str | None) -> Iterator[tuple[str, Callable[[Callable[..., None]], list[str]]]]:
-    every = {"laws": laws_table, "giants": giants_table, "layers": layers_table, "bytes": bytes_table}
+def parts(only: str | None, models: Sequence[str]) -> Iterator[tuple[str, Callable[[Callable[..., None]], list[str]]]]:
+    every = {
+        "laws": functools.partial(laws_table, patterns=models),
+        "giants": giants_table,
+        "layers": layers_table,
+        "bytes": bytes_table,
+    }
     yield from ((name, function) for name, function in every.items() if only in (None, name))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--models", metavar="PATTERN", action="append", default=[], help="laws of these models of the zoo only")
     parser.add_argument("--write", action="store_true", help="write the tables to benchmarks/README.md")
     parser.add_argument("--child", choices=list(GIANTS), help=argparse.SUPPRESS)
     parser.add_argument("--layers", type=int, help=argparse.SUPPRESS)
@@ -278,7 +288,7 @@ def main() -> int:
     def say(*words: str) -> None:
         print(*words, flush=True)
 
-    for name, function in parts(given.only):
+    for name, function in parts(given.only, given.models):
         lines = function(say)
         say("", *lines)
         if given.write:

@@ -78,10 +78,10 @@ def standardised(m: Array) -> Array | None:
 
 
 def shared(s: Array) -> Array:
-    """The structure to nine decimals, and once in memory: that of a rotation or a window is the same in every layer."""
+    """The structure to seven decimals, and once in memory: that of a rotation or a window is the same in every layer."""
     if len(s) < _SHARED:
         return s
-    s = np.round(s, 9)
+    s = np.round(s, 7)
     known = _known.setdefault((s.shape, s[::7, ::5].tobytes()), s)
     return known if known is s or np.array_equal(known, s) else s
 
