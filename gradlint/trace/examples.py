@@ -66,13 +66,16 @@ def _configured(main: str, config: Any, batch: int) -> Iterator[Values]:
     ids = Leaf((batch, length), "int64", words)
     side = known("image_size", default=224)
     image = Leaf((batch, known("num_channels", "in_channels", default=3), side, side), "float32")
+    length_of_video = known("num_frames", "frames_per_clip", default=0)
+    videos = [Leaf((batch, length_of_video, *image.shape[1:]), "float32")] if length_of_video else []
     frames = 2 * known("max_source_positions", default=64)
     mel = Leaf((batch, known("num_mel_bins", "input_feat_per_channel", default=80), frames), "float32")
     wave = Leaf((batch, 4000), "float32")
     spectrogram = Leaf((batch, known("max_length", default=1024), mel.shape[1]), "float32")
     by_name = {
         "input_ids": [ids],
-        "pixel_values": [image],
+        "pixel_values": [*videos, image],
+        "pixel_values_videos": videos,
         "input_features": [mel],
         "input_values": [wave, spectrogram],
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -201,3 +203,21 @@ def test_unknown_names_are_refused():
         trace(nn.Linear(2, 2), ["2,2", "2,2"])
     with pytest.raises(InputError, match="must be a tuple"):
         trace(nn.Linear(2, 2), 3)
+
+
+class Video(nn.Module):
+    """As transformers' models of videos: frames before channels, as many as the configuration says."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(num_frames=8, num_channels=3, image_size=16)
+        self.conv, self.head = nn.Conv3d(3, 4, (2, 8, 8), stride=(2, 8, 8)), nn.Linear(4 * 4 * 2 * 2, 2)
+
+    def forward(self, pixel_values):
+        return self.head(self.conv(pixel_values.transpose(1, 2)).flatten(1))
+
+
+def test_videos_have_the_frames_of_the_configuration():
+    assert [spec.shape for spec in trace(Video).inputs] == [(2, 8, 3, 16, 16)]
