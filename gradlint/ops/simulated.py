@@ -25,6 +25,9 @@ __all__ = ["Simulated", "is_drawn"]
 
 _FUNCTIONS: Mapping[str, Any] = {"RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu, "GRU": torch.gru, "LSTM": torch.lstm}
 _SAMPLES, _DRAWS, _SEED = 64, 32, 20_250_117
+_ENTRIES = 4_000_000
+"""States, over steps, units, samples and draws, that are worth their time."""
+
 _OWN = 0.95
 """Share of its mean square that an entry of independent draws must not have in common with others."""
 
@@ -67,10 +70,11 @@ class Simulated:
 
     def __init__(self, call: Call, x: Moments, initial: tuple[Moments | None, ...]) -> None:
         self._call, self.input, self.initial = call, x, initial
-        self._samples = min(x.shape[1], _SAMPLES)
-        self._draws = max(_DRAWS // self._samples, 4)
+        size = x.shape[0] * int(call.options["hidden_size"]) * int(call.options["num_layers"])
+        self._samples = max(min(x.shape[1], _SAMPLES, _ENTRIES // size), 1)
+        self._draws = max(min(_DRAWS // self._samples, _ENTRIES // (self._samples * size)), 2)
         self._names = [name for names in call.options["_all_weights"] for name in names]
-        self._runs = [self._run(i) for i in range(self._draws)]
+        self._outs = [[out.detach().numpy() for out in self._run(i)[2]] for i in range(self._draws)]
 
     def _run(self, number: int) -> tuple[list[torch.Tensor], list[torch.Tensor | None], tuple[torch.Tensor, ...]]:
         """The leaves: input and parameters, and initial states; and the outputs."""
@@ -95,13 +99,12 @@ class Simulated:
 
     def out(self) -> tuple[Moments, ...]:
         """The laws of the output and of the last states."""
-        outs = [run[2][0].detach().numpy() for run in self._runs]
+        outs = [out[0] for out in self._outs]
         if not all(np.isfinite(out).all() for out in outs):
             raise OverflowError("its states leave the range of floats")
         shape = (self.input.shape[0], self.input.shape[1], outs[0].shape[2])
         law, _ = law_of(_pairs(outs), shape, np.mean([out.mean((1, 2)) for out in outs], 0))
-        ends = [[run[2][i].detach().numpy() for run in self._runs] for i in range(1, len(self._runs[0][2]))]
-        return law, *(self._states(end, self.input.shape[1]) for end in ends)
+        return law, *(self._states(list(end), self.input.shape[1]) for end in list(zip(*self._outs, strict=True))[1:])
 
     def _states(self, found: list[Array], batch: int) -> Moments:
         table = _pairs(found)
@@ -112,7 +115,8 @@ class Simulated:
         grads, squares = Returned(), dict[str, float]()
         found: list[Array] = []
         starts: list[list[Array]] = [[] for _ in self.initial]
-        for number, (leaves, given, outs) in enumerate(self._runs):
+        for number in range(self._draws):
+            leaves, given, outs = self._run(number)
             generator = torch.Generator().manual_seed(_SEED - 1 - number)
             pairs = [(out, self._cotangent(law, generator)) for out, law in zip(outs, g, strict=False) if law is not None]
             wanted = [*leaves, *(state for state in given if state is not None)]
