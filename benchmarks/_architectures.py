@@ -45,11 +45,12 @@ _NO_WIDTH = re.compile(
 )
 _VOCABULARY = re.compile(r"vocab_size$|codebook_size$")
 _SIDE = re.compile(r"image_size$")
+_CHUNK = re.compile(r"(^|mamba_|ssm_)chunk_size$")
 _EXPERTS = re.compile(r"^(num|n)_\w*experts$|^moe_num_experts$")
 _ID = re.compile(r"_(token_)?(id|index|idx)$")
 _WORDS, _SPECIAL = 1024, 40
 _STEPS = ((8, 2), (8, None), (1, 2), (4, 2), (8, 4), (4, 4), (2, 2), (4, None), (2, None), (1, None))
-_EACH, _MOST, _PIXELS = 32, 3, 224
+_EACH, _MOST, _PIXELS, _STEPS_AT_ONCE = 32, 3, 224, 16
 _LIMIT = 60_000_000
 
 
@@ -107,6 +108,8 @@ def _shrunk(name: str, value: Any, factor: int, depth: int | None) -> Any:
         return value
     if _SIDE.search(name):
         return min(value, _PIXELS)
+    if _CHUNK.search(name):
+        return min(value, _STEPS_AT_ONCE)
     if _VOCABULARY.search(name):
         return min(value, _WORDS)
     if _ID.search(name):

@@ -118,7 +118,7 @@ def judged(key: str) -> Outcome:
     """Analyse one case and hear every rule."""
     file, _, name = key.partition(":")
     context = Context(gradlint.analyze(getattr(module(file), name), CASES[key]["inputs"]), key)
-    findings = [finding for rule in load_rules() for finding in rule.check(context)]
+    findings = [finding for rule in load_rules().rules for finding in rule.check(context)]
     findings.sort(key=lambda f: (-f.severity.rank, -abs(float(f.evidence.get("log2", 0.0))), f.code))
     paths = context.paths
     return Outcome(key, tuple(findings), paths.gains.get(paths.entries[0]) if paths.entries else None)

@@ -2,7 +2,8 @@
 
 A finding is known again by what does not change when code is moved or renamed: its target, its rule, the type of the module and
 the quantity it is about. Several that share these are told apart by their module's path where it is unchanged, and else by
-their size: the worst of the old is compared with the worst of the new.
+their size: the worst of the old is compared with the worst of the new. Where the class of the module has another name, the same
+numbers tell.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def accept(
         judged: the targets that were analysed; an entry of another is not stale.
         codes: of the rules that ran, likewise.
     """
-    pairs, left = _paired(findings, accepted)
+    pairs, left = _paired(findings, accepted, root)
     names, codes = {_identity(target, root) for target in judged}, set(codes)
     stale = [
         Stale(Location(str(path), e.line), e.code, e.target, e.module) for e in left if e.target in names and e.code in codes
@@ -132,7 +133,7 @@ def merged(
     """
     names = {_identity(target, root) for target in judged}
     kept = [entry for entry in old if entry.target not in names]
-    pairs, _ = _paired(findings, old)
+    pairs, _ = _paired(findings, old, root)
     found = []
     for finding in findings:
         before = pairs.get(finding.fingerprint)
@@ -173,7 +174,7 @@ def write(path: Path, entries: Iterable[Accepted], version: str) -> None:
         raise UsageError(f"baseline: {path} cannot be written: {error}") from error
 
 
-def _paired(findings: Iterable[Finding], accepted: Iterable[Accepted]) -> tuple[dict[str, Accepted], list[Accepted]]:
+def _paired(findings: Iterable[Finding], accepted: Iterable[Accepted], root: Path) -> tuple[dict[str, Accepted], list[Accepted]]:
     """Each accepted finding's entry, by its fingerprint, and the entries that are left."""
     known: dict[str, list[Accepted]] = {}
     for entry in accepted:
@@ -187,7 +188,19 @@ def _paired(findings: Iterable[Finding], accepted: Iterable[Accepted]) -> tuple[
         matched, unmatched = _pair(entries, alike.get(key, []))
         pairs.update(matched)
         left += unmatched
+    for finding in (f for found in alike.values() for f in found if f.fingerprint not in pairs):
+        renamed = next((entry for entry in left if _renamed(entry, finding, root)), None)
+        if renamed is not None:
+            pairs[finding.fingerprint] = renamed
+            left.remove(renamed)
     return pairs, left
+
+
+def _renamed(entry: Accepted, finding: Finding, root: Path) -> bool:
+    """Whether a finding is an accepted one though the class of its module has another name: the numbers are the same."""
+    if (entry.code, entry.target) != (finding.code, _identity(finding.target, root)):
+        return False
+    return tuple(map(significant, _numbers(finding))) == (significant(entry.measured), significant(entry.expected))
 
 
 def _pair(entries: list[Accepted], findings: list[Finding]) -> tuple[dict[str, Accepted], list[Accepted]]:

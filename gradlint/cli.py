@@ -7,6 +7,7 @@ The torch side is imported by the commands that need it, so that ``--help`` and 
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import rich_click as click
+from click import get_current_context
 from click.exceptions import Abort
 from rich.console import Console
 from rich.markdown import Markdown
@@ -28,6 +30,7 @@ from gradlint._version import __version__
 from gradlint.config import BASELINE, ENVIRONMENT, KINDS, Settings, configure, misspelt, schema
 from gradlint.errors import GradlintError, UsageError
 from gradlint.findings import Severity
+from gradlint.interpreter import elsewhere
 from gradlint.report import FORMATS, View, assign
 
 __all__ = ["cli", "main"]
@@ -61,6 +64,18 @@ def _option(*names: str, **more: Any) -> Callable[[Any], Any]:
     return click.option(*names, envvar=f"{ENVIRONMENT}{word}", **more)
 
 
+def _where_torch_is(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Run a command in the project's interpreter, where this one has no torch or another is asked for."""
+
+    @functools.wraps(command)
+    def run(*args: Any, python: Path | None = None, **options: Any) -> int | None:
+        argv: Sequence[str] = get_current_context().find_root().obj
+        code = elsewhere(argv, python, os.environ)
+        return command(*args, **options) if code is None else code
+
+    return run
+
+
 def _settings(command: Any) -> Any:
     """The flags that are settings, for every command that checks models."""
     options = [
@@ -74,6 +89,8 @@ def _settings(command: Any) -> Any:
                 "whatever the length of the inputs."),
         _option("--training-script", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The script that trains "
                 "the models; it is read, not run."),
+        _option("--weights", type=click.Path(path_type=Path), help="Judge the parameters by these values: model.safetensors, an "
+                "index of such files, or their folder."),
         _option("--select", multiple=True, metavar="RULES", help="Only these rules: codes, prefixes or names, or ALL."),
         _option("--extend-select", multiple=True, metavar="RULES", help="These rules as well."),
         _option("--ignore", multiple=True, metavar="RULES", help="Not these rules."),
@@ -88,6 +105,8 @@ def _settings(command: Any) -> Any:
                 f"[default: {BASELINE}, if there is one]"),
         click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), envvar=f"{ENVIRONMENT}CONFIG",
                      help="Read this configuration."),
+        click.option("--python", type=click.Path(dir_okay=False, path_type=Path), envvar=f"{ENVIRONMENT}PYTHON", metavar="PATH",
+                     help="Run in that interpreter. Without torch here, the project's is found: in .venv or on the path."),
         click.option("--isolated", is_flag=True, help="Read no configuration file and no baseline but those given."),
         click.option("-v", "--verbose", is_flag=True, help="Also assumptions, and tracebacks of failures."),
     ]  # fmt: skip
@@ -106,10 +125,11 @@ def _settings(command: Any) -> Any:
 @_option("--fail-on", type=_FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 despite findings (2 stays 2); --fail-on never.")
 @_option("--output-format", multiple=True, type=click.Choice(list(FORMATS)), help="Repeatable.  [default: full]")
-@_option("-o", "--output-file", multiple=True, type=click.Path(dir_okay=False, path_type=Path), help="Write the report "
-         "there; - is stdout. Repeatable: in the formats given, or those of the suffixes (.sarif, .json, .md …).")  # fmt: skip
+@_option("-o", "--output-file", multiple=True, metavar="[FORMAT=]FILE", help="Write the report there; - is stdout. Repeatable; "
+         "the format is also told by --output-format or by the suffix (.sarif, .json, .xml, .md …).")  # fmt: skip
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="Only findings and failures.")
+@_where_torch_is
 def check(targets: tuple[str, ...], **options: Any) -> int:
     """Check models; this is the default command.
 
@@ -149,6 +169,7 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
 @_settings
 @click.option("--prune", is_flag=True, help="Accept nothing new: only leave out what no longer occurs.")
 @click.option("--reason", default="", metavar="TEXT", help="Why what is new is accepted.")
+@_where_torch_is
 def baseline(targets: tuple[str, ...], prune: bool, reason: str, **options: Any) -> int:
     """Accept what is found now: later runs report what is new, or more than 10 % worse.
 
@@ -180,6 +201,7 @@ def baseline(targets: tuple[str, ...], prune: bool, reason: str, **options: Any)
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option("--packs", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Folders of more rules.")
+@_where_torch_is
 def explain(rule: str, output_format: str, color: str, packs: tuple[Path, ...]) -> None:
     """Print the page of a rule, by code or name."""
     from gradlint.packs import load_rules
@@ -200,6 +222,7 @@ def explain(rule: str, output_format: str, color: str, packs: tuple[Path, ...]) 
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", show_default=True)
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option("--packs", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Folders of more rules.")
+@_where_torch_is
 def rules(output_format: str, color: str, packs: tuple[Path, ...]) -> None:
     """List the rules of all packs."""
     from gradlint.packs import load_rules
@@ -232,7 +255,7 @@ def config(output_format: str) -> None:
 
 def _configured(targets: Sequence[str], options: Mapping[str, Any]) -> Settings:
     """The settings of a command, from its flags and the configuration."""
-    for warning in misspelt(os.environ, _TWINS | {f"{ENVIRONMENT}CONFIG"}):
+    for warning in misspelt(os.environ, _TWINS | {f"{ENVIRONMENT}{word}" for word in ("CONFIG", "INSIDE", "PYTHON")}):
         click.echo(f"gradlint: {warning}", err=True)
     if options["verbose"]:
         logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
@@ -254,7 +277,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line. The only place where an exception becomes an exit code."""
     argv = list(sys.argv[1:] if args is None else args)
     try:
-        code = cli.main(argv, prog_name="gradlint", standalone_mode=False)
+        code = cli.main(argv, prog_name="gradlint", standalone_mode=False, obj=argv)
     except (Abort, KeyboardInterrupt):
         click.echo("gradlint: interrupted", err=True)
         sys.exit(130)

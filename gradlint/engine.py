@@ -27,12 +27,14 @@ from gradlint.config import Settings, Target
 from gradlint.errors import AnalysisError, InputError, LoadError, TargetError, UsageError, VerificationError
 from gradlint.findings import Finding, Hop, Report, TargetReport
 from gradlint.flow import propagate
-from gradlint.load import Loaded, capture, load, parse_arguments, recipe_of
+from gradlint.growth import RecurrenceFacts
+from gradlint.load import Call, Loaded, capture, load, parse_arguments, recipe_of
 from gradlint.packs import load_rules
 from gradlint.report.catalogue import page_of
 from gradlint.review import Review
-from gradlint.rule import Context
-from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, trace
+from gradlint.rule import Context, Recurrence
+from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, described, parse_input, recording, settled, trace
+from gradlint.trace.private import original
 from gradlint.verification import Verification, compare, duplicate, judge, measure, overlooked, precisions
 
 __all__ = ["analyze", "lint", "lint_script", "lint_targets", "verify"]
@@ -58,7 +60,9 @@ def analyze(model: Model, inputs: Inputs = None, **settings: Any) -> Analysis:
         TargetError: the model cannot be analysed.
         UsageError: a setting makes no sense.
     """
-    return _predict(model, _given(inputs, Settings().updated(settings, "analyze()"), _called(model)))
+    chosen = Settings().updated(settings, "analyze()")
+    with settled():
+        return _predict(model, _given(inputs, chosen, _called(model)), chosen)
 
 
 def lint(model: Model, inputs: Inputs = None, **settings: Any) -> Report:
@@ -98,15 +102,16 @@ def verify(model: Model, inputs: Inputs = None, seeds: int = _SEEDS, **settings:
 
 
 @ambient_kept()
+@settled()
 def _lint(model: Model, inputs: Inputs, settings: Settings, seeds: int) -> Report:
     review = Review(load_rules(settings.packs), settings)
     name = _called(model)
-    context = Context(_predict(model, _given(inputs, settings, name)), name, review.settings, review.settings.recipe())
+    context = Context(_predict(model, _given(inputs, settings, name), settings), name, review.settings, review.settings.recipe())
     findings = review.judge(context)
     facts = _facts(context)
     missed: list[TargetError] = []
     if seeds:
-        again = None if isinstance(model, nn.Module) else model
+        again = None if isinstance(model, nn.Module) or settings.weights else model
         comparison, findings, missed = _verify(context, findings, again, seeds)
         facts = replace(facts, verification=comparison)
     return _report(review, [facts], findings, missed)
@@ -179,15 +184,15 @@ def _lint_all(sources: Sequence[_Source], settings: Settings) -> Report:
         with ambient_kept():  # what the file sets globally holds for its models, and for no other file
             for item, model, laws in _models(source, failures):
                 name = source.name(item)
-                with _contained(name, failures):
-                    given = _given(None if item.call is None else described(model, *item.call), own, name)
-                    analysis = _predict(model, given, laws, item.file, as_is=item.call is not None)
+                with settled(), _contained(name, failures):
+                    given = _given(None if item.call is None else _as_called(model, item.call), own, name)
+                    analysis = _predict(model, given, own, laws, item.file, as_is=item.call is not None)
                     context = Context(analysis, name, own, recipe or recipe_of(model))
                     facts = _facts(context)
                     found = review.judge(context)
                     if settings.verify:
                         with _contained(name, failures):
-                            again = None if item.instance else item.build
+                            again = None if item.instance or settings.weights else item.build
                             comparison, found, missed = _verify(context, found, again, _SEEDS)
                             facts = replace(facts, verification=comparison)
                             failures += missed
@@ -217,13 +222,19 @@ def _called(model: Model) -> str:
     return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__qualname__", repr(model))
 
 
+def _as_called(model: nn.Module, call: Call) -> Arguments:
+    return replace(described(model, call.args, call.kwargs), autocast=call.autocast)
+
+
 def _given(inputs: Inputs, settings: Settings, name: str) -> Inputs:
     """The inputs of a model: the caller's, else those of the settings."""
     return _specs(settings.inputs_of(name)) if inputs is None else inputs
 
 
-def _predict(model: Model, given: Inputs, laws: Laws | None = None, file: str | None = None, *, as_is: bool = False) -> Analysis:
-    return Analysis.of(propagate(trace(model, given, laws=laws, file=file, as_is=as_is)))
+def _predict(
+    model: Model, given: Inputs, settings: Settings, laws: Laws | None = None, file: str | None = None, *, as_is: bool = False
+) -> Analysis:
+    return Analysis.of(propagate(trace(model, given, laws=laws, file=file, as_is=as_is, weights=settings.weights)))
 
 
 def _facts(context: Context) -> TargetReport:
@@ -235,7 +246,16 @@ def _facts(context: Context) -> TargetReport:
         Hop(s.end, s.module, context.blamed(s) or context.steps[s.start].location, s.cause, s.log2, end)
         for s, end in zip(paths.segments, ends, strict=True)
     ]
-    return replace(facts, path=tuple(hops))
+    told = tuple(_told(context, recurrence) for recurrence in paths.recurrences)
+    return replace(facts, path=tuple(hops), recurrences=told)
+
+
+def _told(context: Context, recurrence: Recurrence) -> RecurrenceFacts:
+    """A recurrence as it is reported."""
+    steps, curve, place = context.steps_of(recurrence), recurrence.curve, context.place_of(recurrence)
+    numbers = (steps, curve.per_step, curve.at(steps), curve.transient, curve.half_life)
+    where = "" if place is None else str(place)
+    return RecurrenceFacts(recurrence.module, recurrence.cell, recurrence.along, recurrence.parameters, where, *numbers)
 
 
 def _verify(
@@ -268,7 +288,7 @@ def _verify(
 def _anew(again: Callable[[], nn.Module], known: nn.Module) -> nn.Module:
     """A model of its own, also from a factory that returns the same object every time."""
     made = build(again)
-    return duplicate(known) if getattr(made, "_orig_mod", made) is known else made
+    return duplicate(known) if original(made) is known else made
 
 
 def _report(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradlint.comparison import Comparison, significant
+from gradlint.growth import RecurrenceFacts
 
 __all__ = [
     "Coverage",
@@ -153,6 +154,7 @@ class TargetReport:
         gain_typical_log2: the median of the gain over draws of the weights.
         gain_interval_log2: between these lie 80 % of the draws.
         path: the way that all gradient takes to the input; its bits add up to ``gain_log2``.
+        recurrences: weights that act again and again on what they made.
     """
 
     name: str
@@ -170,6 +172,7 @@ class TargetReport:
     gain_typical_log2: float | None = None
     gain_interval_log2: tuple[float, float] | None = None
     path: tuple[Hop, ...] = ()
+    recurrences: tuple[RecurrenceFacts, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The target as the JSON report shows it."""
@@ -229,6 +232,7 @@ class TargetReport:
                 }
                 for h in self.path
             ],
+            "recurrences": [recurrence.to_dict() for recurrence in self.recurrences],
             "verification": None if self.verification is None else self.verification.to_dict(),
         }
 

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import fx
+from torch.nn.utils.rnn import PackedSequence
 
 from gradlint.moments import Moments
 from gradlint.ops import Call
 from gradlint.trace.graph import Traced
 
 __all__ = ["Inputs", "arguments", "leaf_call", "target_of"]
+
+_GIVEN = ("values", "identity")
+"""Kinds of laws that are no more than values."""
 
 Inputs = dict[Moments, fx.Node | str]
 """Every handle with the node, or the leaf module's parameter, that it stands for."""
@@ -24,6 +28,8 @@ def arguments(node: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[tuple[Any, 
     def abstract(x: Any) -> Any:
         if not isinstance(x, fx.Node):
             return x
+        if x.target is PackedSequence:  # the way to its members leads past it
+            return tuple(map(abstract, x.args))
         value = values[x]
         if not isinstance(value, Moments):
             return value
@@ -42,12 +48,15 @@ def leaf_call(node: fx.Node, traced: Traced, inputs: Inputs) -> Call:
     """The call of a leaf module, its parameters among the inputs."""
     module = traced.model.get_submodule(str(node.target))
     local: dict[str, Moments] = {}
+    given = set()
     by_name = {name: record for record in traced.parameters.values() for name in record.names}
     for name, _ in module.named_parameters():
         record = by_name[f"{node.target}.{name}"]
         local[name] = record.law.moments.twin()
         inputs[local[name]] = record.name
-    return Call(None, dict(vars(module)), local)
+        if record.law.kind in _GIVEN:
+            given.add(name)
+    return Call(None, dict(vars(module)), local, frozenset(given))
 
 
 def target_of(node: fx.Node, traced: Traced) -> Any:

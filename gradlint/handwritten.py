@@ -9,7 +9,7 @@ tensor over its root mean square (about zero or about its mean), it is that norm
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ __all__ = ["Norm", "find_norms"]
 
 _REDUCTIONS = {"mean", "sum", "var", "std", "norm", "vector_norm", "square"}
 _DEPTH = 12
-_LARGE, _SMALL, _TOLERANCE = 1e4, 1e-12, 1e-6
+_LARGE, _SMALL, _TOLERANCE, _CLOSE = 1e4, 1e-12, 1e-6, 0.05
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,19 @@ class Norm:
 def find_norms(graph: fx.Graph) -> dict[fx.Node, Norm]:
     """Every node that ends a norm written by hand."""
     norms: dict[fx.Node, Norm] = {}
+    position = {n: i for i, n in enumerate(graph.nodes)}
     for node in graph.nodes:
         if _name(node) not in ("mul", "div", "truediv") or not step(node).floating or not step(node).grad:
             continue
-        for root in _roots(node):
-            found = _recognised(node, root)
+        for root in _roots(node, position):
+            found = _recognised(node, root, position)
             if found is not None:
                 norms[node] = found
                 break
     return norms
 
 
-def _roots(node: fx.Node) -> list[fx.Node]:
+def _roots(node: fx.Node, position: Mapping[fx.Node, int]) -> list[fx.Node]:
     """Tensors of the node's shape that all of it may be made of, the earliest first."""
     statistics = [n for n in node.all_input_nodes if step(n).shape != step(node).shape and step(n).value is None]
     if not statistics:
@@ -85,11 +86,7 @@ def _roots(node: fx.Node) -> list[fx.Node]:
             queue += [(parent, depth + 1) for parent in n.all_input_nodes]
     shape = step(node).shape
     full = [n for n in seen if step(n).shape == shape and step(n).floating and step(n).value is None]
-    return sorted(full, key=_position(node.graph).__getitem__)[-_DEPTH:] if reduced else []
-
-
-def _position(graph: fx.Graph) -> Mapping[fx.Node, int]:
-    return {n: i for i, n in enumerate(graph.nodes)}
+    return sorted(full, key=position.__getitem__)[-_DEPTH:] if reduced else []
 
 
 def _member(node: fx.Node) -> bool:
@@ -102,8 +99,8 @@ def _name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
 
 
-def _recognised(node: fx.Node, root: fx.Node) -> Norm | None:
-    between = list(_between(root, node))
+def _recognised(node: fx.Node, root: fx.Node, position: Mapping[fx.Node, int]) -> Norm | None:
+    between = sorted(_between(root, node), key=position.__getitem__)
     if node not in between or not all(map(_member, between)):
         return None
     dims = _dims(between, root)
@@ -123,13 +120,23 @@ def _recognised(node: fx.Node, root: fx.Node) -> Norm | None:
             continue
         slope = float((small * about).sum() / about.square().sum()) / _SMALL
         eps = (factor / slope) ** 2 if slope else 0.0
+        if not _agrees(between, root, about, (eps, factor)):  # a squashing function, such as x|x|/(1 + x²), has the same ends
+            continue
         return Norm(root, dims, centred, eps if eps > _SMALL**1.5 else 0.0, factor)
     return None
 
 
-def _between(root: fx.Node, node: fx.Node) -> Iterator[fx.Node]:
-    """The nodes that ``node`` is made of, down to the root, in graph order; more than that if the root is not enough."""
-    needed, queue = set(), [node]
+def _agrees(between: list[fx.Node], root: fx.Node, about: torch.Tensor, norm: tuple[float, float]) -> bool:
+    """A piece is that norm at a scale of one as well."""
+    eps, factor = norm
+    expected = factor * about / (about.square().mean(_dims(between, root), keepdim=True) + eps).sqrt()
+    return bool((_evaluate(between, root, about) - expected).abs().max() <= _CLOSE * expected.abs().max())
+
+
+def _between(root: fx.Node, node: fx.Node) -> set[fx.Node]:
+    """The nodes that ``node`` is made of, down to the root; more than that if the root is not enough."""
+    needed: set[fx.Node] = set()
+    queue = [node]
     while queue:
         n = queue.pop()
         if n is root or n in needed or _is_number(n):
@@ -137,7 +144,7 @@ def _between(root: fx.Node, node: fx.Node) -> Iterator[fx.Node]:
         needed.add(n)
         if _member(n) and len(needed) <= 2 * _DEPTH:
             queue += n.all_input_nodes
-    return (n for n in node.graph.nodes if n in needed)
+    return needed
 
 
 def _is_number(node: fx.Node) -> bool:

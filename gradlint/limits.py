@@ -37,9 +37,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "explode": Limit(*FITTED["explode"], f"{SOURCE}; published failures lie above 1e3, the largest healthy model at 3e2"),
         "vanish": Limit(*FITTED["vanish"], f"{SOURCE}; published failures lie below 1e-4, the smallest healthy model at 1e-3"),
         "steep": Limit(*FITTED["steep"], f"{SOURCE}; VGG-16 with BatchNorm, which trains, has 17.1"),
-        "residual": Limit(
-            6.0, 10.0, "plain SGD trained sums that gain 4.5 bits and not those that gain 14.5; normed ones gain log2(1 + L)/2"
-        ),
+        "residual": Limit(9.0, 10.0, "as explode; plain SGD trained sums that gain 4.5 bits and not those that gain 14.5"),
         "batchnorm_chain": Limit(
             8.3, 13.8, "Yang et al. 2019 (arXiv:1902.08129): log2(π/(π-1))/2 = 0.28 per layer, 30 train half, 50 do not train"
         ),
@@ -50,6 +48,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         ),
         "collapse": Limit(
             -8.66, -math.inf, "e^-6: Schoenholz et al. 2017 (arXiv:1611.01232), §5, train to six times the depth scale of 1 − ρ"
+        ),
+        "collapse_layers": Limit(
+            12, math.inf, "default weights make samples alike in six layers, and train; twenty sigmoids do not", "layers"
         ),
         "layer_large": Limit(1.5, 3.0, "He et al. 2015: a layer should keep the variance; 1.5 bits is 8 times it"),
         "layer_small": Limit(-3.0, -5.0, "PyTorch's default weights give -2.8 bits with a sigmoid, the smallest in common use"),
@@ -63,7 +64,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "fan": Limit(-1.0, 1.0, "half or twice the standard deviation that He et al. 2015 ask for"),
         "loss": Limit(2.0, math.inf, "cross-entropy at the start over ln C; healthy heads give 1.0 to 1.5", "ratio"),
         "logits": Limit(3.0, math.inf, "a softmax of logits of this size is one-hot for few classes", "rms"),
-        "unnormed": Limit(1.5, math.inf, "growth of a pre-norm stream over 7 sums of its own size (Xiong et al. 2020)"),
+        "unnormed": Limit(
+            3.0, math.inf, "a stream of size 8 in front of the head; published pre-norm stacks of 3.8 train (ReZero, 12 layers)"
+        ),
         "dead": Limit(
             0.5, 0.99, "Lu et al. 2020: a layer of which half is off halves its width; one that is off is gone", "share"
         ),

@@ -90,7 +90,8 @@ class Review:
 
     def _without_comments(self, findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding], tuple[Unused, ...]]:
         files = sorted({path for path, _ in self._seen} | {f.location.path for f in findings if f.location is not None})
-        comments = [comment for path in files for comment in suppressions(path)]
+        prefixes = {rule.code.rstrip("0123456789") for rule in self.catalogue.rules}
+        comments = [comment for path in files for comment in suppressions(path, prefixes)]
         former = {rule.code: rule.formerly for rule in self.rules}
         used: set[tuple[Suppression, str]] = set()
         left: list[Finding] = []

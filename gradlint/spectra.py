@@ -97,6 +97,8 @@ def _values(weights: Law | npt.ArrayLike, shape: Sequence[int] | None) -> Array 
         values: npt.NDArray[np.generic] | None = np.asarray(weights)
     else:  # of a law in closed form a draw may be at hand, too; it is not what is judged
         values = weights.moments.value if weights.kind in ("values", "mixed", "identity") else None
+        if values is None and weights.load is not None:
+            values = weights.load()
         if values is not None and shape is not None and tuple(shape) != values.shape:
             values = None
     return None if values is None else values.reshape(_matrix(values.shape)).astype(np.float64)

@@ -23,7 +23,6 @@ __all__ = ["Suppression", "suppressions", "unused_of"]
 
 _IGNORE = re.compile(r"#\s*gradlint:\s*ignore\b(?:\[(?P<codes>[^\]]*)\])?")
 _NOQA = re.compile(r"#\s*noqa:\s*(?P<codes>[A-Za-z]+[0-9]+(?:[,\s]+[A-Za-z]+[0-9]+)*)", re.IGNORECASE)
-_HINT = re.compile(rb"#\s*(?:gradlint|noqa):", re.IGNORECASE)  # most files have neither, and need not be parsed
 _WHOLE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -60,13 +59,18 @@ class Suppression:
         return next((s for s in self.selectors if s in names or weight(s, finding.code, finding.name)), None)
 
 
-@lru_cache(maxsize=256)
-def suppressions(path: str) -> tuple[Suppression, ...]:
-    """The comments of a file, in the order of its lines; none where it is no Python that can be read."""
+def suppressions(path: str, prefixes: Iterable[str] = ("GL",)) -> tuple[Suppression, ...]:
+    """The comments of a file, in the order of its lines; none where it is no Python that can be read.
+
+    Args:
+        prefixes: the letters that codes of rules begin with: of ``noqa`` comments, other codes belong to other linters.
+    """
+    prefixes = tuple(sorted(prefixes))
+    ours = "|".join(map(re.escape, prefixes))
     try:
         source = Path(path).read_bytes()
-        if not _HINT.search(source):
-            return ()
+        if not re.search(rf"#\s*(gradlint:|noqa:[^\n]*\b(?:{ours})\d)".encode(), source, re.IGNORECASE):
+            return ()  # most files: they need not be parsed
         tree = ast.parse(source)
         tokens = list(tokenize.tokenize(BytesIO(source).readline))
     except (OSError, SyntaxError, ValueError, tokenize.TokenError):
@@ -81,6 +85,10 @@ def suppressions(path: str) -> tuple[Suppression, ...]:
         for pattern, own in ((_IGNORE, True), (_NOQA, False)):
             for match in pattern.finditer(token.string):
                 selectors = tuple(word for word in re.split(r"[,\s]+", match["codes"] or "") if word)
+                if not own:
+                    selectors = tuple(word for word in selectors if re.fullmatch(rf"(?:{ours})\d+", word))
+                    if not selectors:
+                        continue
                 first, last = _covered(line, spans, alone=alone)
                 place = Location(path, line, column + match.start() + 1)
                 found.append(Suppression(place, selectors, first, last, own))

@@ -77,6 +77,7 @@ def test_what_is_accepted_passes_and_is_told(gradlint, net, tmp_path):
         lambda text: "# moved\n" * 9 + text,
         lambda text: text.replace("layers", "blocks"),
         lambda text: text.replace("layer", "dense"),
+        lambda text: text.replace("nn.Linear(64", "Block(64") + "\nclass Block(nn.Linear):\n    pass\n",
         lambda text: text.replace("self.layers.append(layer)", "x = 3; self.layers.append(layer)"),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from gradlint.config import KINDS, Settings, Training, configure, discover, misspelt, schema
+from gradlint.config import KINDS, Output, Settings, Training, configure, discover, misspelt, schema
 from gradlint.errors import UsageError
 from gradlint.findings import Confidence, Finding, Location, Severity
 
@@ -40,7 +40,7 @@ def test_every_setting_from_a_file():
         'output-format = "json"\noutput-file = "out.json"\n',
     )
     found = configure()
-    assert found == Settings(("GL1",), ("GL102",), None, ("2,3",), ("json",), (source.parent / "out.json",))
+    assert found == Settings(("GL1",), ("GL102",), None, ("2,3",), ("json",), (Output(source.parent / "out.json"),))
     assert found.source == source
 
 

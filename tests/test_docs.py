@@ -40,7 +40,7 @@ def test_every_task_is_described(dev):
     assert set(re.findall(r"^    \./dev (\w+)", dev.__doc__, re.MULTILINE)) == set(dev.TASKS)
 
 
-@pytest.mark.parametrize("name", ["README.md", "rules/README.md", "docs/configuration.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "rules/README.md", "docs/configuration.md", "docs/ci.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(name):
     path = ROOT / name
     for link in re.findall(r"\]\(([^)#]+)\)", path.read_text("utf-8")):

@@ -238,3 +238,19 @@ def test_relu_commutes_with_a_maximum() -> None:
     after = gradlint.analyze(lambda: convolved(nn.ReLU, pooled_first=True), (torch.randn(8, 3, 18, 18),))
     assert abs(bits(before.nodes[-1].rms, after.nodes[-1].rms or 0.0)) < 0.05
     assert abs(bits(before.nodes[0].grad_rms, after.nodes[0].grad_rms or 0.0)) < 0.05
+
+
+def test_a_squashing_function_is_no_norm() -> None:
+    """``x|x|/(1 + |x|²)`` (capsules, Sabour et al. 2017): x over its length where x is large, far smaller where it is not."""
+
+    class Squash(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            square = (x**2).sum(-1, keepdim=True)
+            return square / (1 + square) * x / (square.sqrt() + 1e-8)
+
+    class Root(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+    assert gradlint.analyze(Squash(), (torch.randn(8, 32),)).flowed.norms == {}
+    assert len(gradlint.analyze(Root(), (torch.randn(8, 32),)).flowed.norms) == 1

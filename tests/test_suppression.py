@@ -55,7 +55,7 @@ def test_what_each_comment_means(found):
         (14, ("GL4",), (15, 15), True),
         (17, ("GL5",), (18, 20), True),
         (22, ("GL601",), (22, 24), True),
-        (22, ("GL602", "ANN001"), (22, 24), False),
+        (22, ("GL602",), (22, 24), False),
         (27, (), (27, 27), True),
     ]
 

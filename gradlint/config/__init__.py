@@ -11,12 +11,13 @@ from __future__ import annotations
 from gradlint.config.files import BASELINE, ENVIRONMENT, configure, discover, misspelt
 from gradlint.config.settings import KINDS, Settings, Target, schema
 from gradlint.config.training import Training
-from gradlint.config.values import matches, suggest, weight
+from gradlint.config.values import Output, matches, suggest, weight
 
 __all__ = [
     "BASELINE",
     "ENVIRONMENT",
     "KINDS",
+    "Output",
     "Settings",
     "Target",
     "Training",

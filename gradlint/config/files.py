@@ -105,9 +105,10 @@ def _anchored(settings: Settings) -> Settings:
     root = settings.root
     return replace(
         settings,
-        output_file=tuple(root / path for path in settings.output_file),
+        output_file=tuple(o if o.file == Path("-") else o._replace(file=root / o.file) for o in settings.output_file),
         packs=tuple(root / path for path in settings.packs),
         training_script=None if settings.training_script is None else root / settings.training_script,
+        weights=None if settings.weights is None else root / settings.weights,
         baseline=None if settings.baseline is None else root / settings.baseline,
         target=tuple(_from_here(target, root) for target in settings.target),
     )

@@ -15,12 +15,14 @@ from gradlint.config.values import (
     FAIL_ON,
     FLAG,
     FORMATS,
+    OUTPUTS,
     POSITIVE,
     SPECIFIER,
     STEPS,
     STRING,
     STRINGS,
     Kind,
+    Output,
     matches,
     object_of,
     path,
@@ -70,11 +72,12 @@ class Settings:
         inputs: the same for single models, by their name (``Net``), file and name (``model.py:Net``) or a pattern of these.
         arg: arguments of the class or function that a target names, as ``name=value``.
         output_format: names in ``gradlint.report.FORMATS``; empty means ``full`` on stdout.
-        output_file: where the reports go, in the order of the formats; empty is stdout.
+        output_file: where the reports go, as ``file`` or ``format=file``; ``-`` is stdout, and so is none.
         verify: put real forward and backward passes beside the prediction.
         horizon: how many steps back a model has to learn from; by model, as ``inputs``; ``*`` is every model.
         sequence_length: the number of steps to judge recurrences at, in place of the length of the traced inputs; likewise.
         training_script: the script that trains the models, read by its syntax alone.
+        weights: safetensors (a file, an index of such files, or their folder) with the values that parameters are judged by.
         baseline: the file of accepted findings; None takes ``gradlint-baseline.json`` beside the configuration if it is there.
         max_gain: the largest gain of the gradient's norm from a model's output to its input that is within the budget.
         min_gain: the smallest.
@@ -94,13 +97,14 @@ class Settings:
     fail_on: Severity | None = Severity.WARNING
     input: tuple[str, ...] = ()
     output_format: tuple[str, ...] = ()
-    output_file: tuple[Path, ...] = ()
+    output_file: tuple[Output, ...] = ()
     verify: bool = False
     inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     arg: tuple[str, ...] = ()
     horizon: Mapping[str, int] = field(default_factory=dict)
     sequence_length: Mapping[str, int] = field(default_factory=dict)
     training_script: Path | None = None
+    weights: Path | None = None
     extend_select: tuple[str, ...] = ()
     preview: bool = False
     baseline: Path | None = None
@@ -272,12 +276,13 @@ KINDS: Mapping[str, Kind] = {
     "input": STRINGS,
     "inputs": table_of(STRINGS, "models and their inputs"),
     "output_format": FORMATS,
-    "output_file": paths("Where the reports go."),
+    "output_file": OUTPUTS,
     "arg": STRINGS,
     "verify": FLAG,
     "horizon": STEPS,
     "sequence_length": STEPS,
     "training_script": path("The script that trains the models."),
+    "weights": path("Safetensors with the values of the parameters."),
     "baseline": path("The file of accepted findings."),
     "max_gain": POSITIVE,
     "min_gain": POSITIVE,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
@@ -24,12 +24,14 @@ __all__ = [
     "FLAG",
     "FORMATS",
     "NOT_NEGATIVE",
+    "OUTPUTS",
     "POSITIVE",
     "SPECIFIER",
     "STEPS",
     "STRING",
     "STRINGS",
     "Kind",
+    "Output",
     "choice",
     "matches",
     "object_of",
@@ -40,6 +42,13 @@ __all__ = [
     "table_of",
     "weight",
 ]
+
+
+class Output(NamedTuple):
+    """Where a report goes, and in which format; an empty one is told by the file's suffix or by ``output-format``."""
+
+    file: Path
+    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,6 +183,18 @@ def _strings(value: object, where: str) -> tuple[str, ...]:
     raise UsageError(f"{where}: expected a list of strings, got {value!r}")
 
 
+def _outputs(value: object, where: str) -> tuple[Output, ...]:
+    given = value if isinstance(value, list | tuple) else [value]
+    return tuple(item if isinstance(item, Output) else _output(item, where) for item in given)
+
+
+def _output(value: object, where: str) -> Output:
+    """``report.json``, or ``gitlab=report.json``."""
+    text = _string(str(value) if isinstance(value, Path) else value, where)
+    named = re.fullmatch(r"([a-z]+)=(.+)", text)
+    return Output(Path(text)) if named is None else Output(Path(named[2]), named[1])
+
+
 def _codes(value: object, where: str) -> tuple[str, ...]:
     return tuple(code.strip() for item in _strings(value, where) for code in item.split(",") if code.strip())
 
@@ -233,6 +254,7 @@ STEPS = Kind(_steps, {"anyOf": [_COUNT, {"type": "object", "additionalProperties
 STRING = Kind(_string, {"type": "string", "minLength": 1})
 STRINGS = Kind(_strings, _LIST)
 CODES = Kind(_codes, {**_LIST, "description": "Codes, prefixes of codes, or names of rules; ALL is every rule."})
+OUTPUTS = Kind(_outputs, _LIST)
 FORMATS = Kind(_codes, {**_LIST, "description": "Output formats; the first to the first output-file, and so on."})
 FAIL_ON = Kind(_severity, choice("error", "warning", "info", "never").schema)
 FLAG = Kind(_flag, {"type": "boolean"})

@@ -115,6 +115,8 @@ def _off(law: Moments, ops: Ops, call: Op) -> float:
     unit = float(law.v[tuple(int(a in own) for a in range(law.v.ndim))])
     unit = max(unit, 0.0)
     inside = math.sqrt(max(law.var - unit, 0.0))
+    if inside <= 1e-6 * law.rms:  # it hears of no input, such as the first state of a recurrence
+        return 0.0
     edge = -_NEVER * inside - law.mean
     if unit <= 1e-12 * max(law.var, 1e-300):
         return float(edge > 0)

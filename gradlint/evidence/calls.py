@@ -128,7 +128,11 @@ class Ops:
     @property
     def output_size(self) -> int:
         """Entries of the model's output."""
-        return math.prod(step(self._nodes[self._traced.output]).shape or ())
+        return self.size(self._traced.output)
+
+    def size(self, name: str) -> int:
+        """Entries of a node's tensor."""
+        return math.prod(step(self._nodes[name]).shape or ())
 
     def given(self, name: str) -> bool:
         """An input has a part in it."""
@@ -221,9 +225,7 @@ class Ops:
         if record is None or len(record.shape) < 2:
             return None
         bias = call.argument(2, "bias") if call.op in ("linear", *_CONVOLUTIONS) else None
-        source: Any = call.args[_WEIGHT.get(call.op, 1) - 1] if call.args else call.kwargs.get("input")
-        before = step(self._nodes[source.node]).shape if isinstance(source, Ref) else None
-        fans = _fans(call, record.shape, before or ())
+        fans = _fans(call, record.shape)
         groups = _groups(call)
         behind = list(self.ahead(call.name))
         bend = next((c.op for c in behind if _bends(self._nodes[c.name])), "")
@@ -301,14 +303,15 @@ def _groups(call: Op) -> int:
     return int(call.argument(6, "groups", 1))
 
 
-def _fans(call: Op, weight: tuple[int, ...], before: tuple[int, ...]) -> tuple[float, float]:
+def _fans(call: Op, weight: tuple[int, ...]) -> tuple[float, float]:
     """Terms in the sums that one output entry, and the gradient of one input entry, are (borders left aside)."""
     if call.op not in _CONVOLUTIONS:
         out = float(call.shape[-1]) if call.shape else 1.0
         return math.prod(weight) / out if len(weight) == 2 else float(weight[-2]), out
-    kernel, places = math.prod(weight[2:]), len(weight) - 2
-    ratio = math.prod(before[-places:]) / max(math.prod(call.shape[-places:]), 1) if before else 1.0
+    kernel, places, stride = math.prod(weight[2:]), len(weight) - 2, call.argument(3, "stride", 1)
+    steps = math.prod(stride) if isinstance(stride, list | tuple) and len(stride) == places else 0
+    steps = steps or (stride[0] if isinstance(stride, list | tuple) else int(stride)) ** places
     groups = _groups(call)
     if "transpose" in call.op:  # the weight is (in, out / groups, …)
-        return weight[0] / groups * kernel * min(ratio, 1.0), weight[1] * kernel
-    return weight[1] * kernel, weight[0] / groups * kernel / max(ratio, 1.0)
+        return weight[0] / groups * kernel / steps, weight[1] * kernel
+    return weight[1] * kernel, weight[0] / groups * kernel / steps

@@ -138,7 +138,7 @@ class _Finder:
                 zero = self._all_zero(call, first)
                 return Range(0.0, math.inf, zero, first.together, first.why)
             case "sum":
-                n = math.prod(self._shape(call)) / max(math.prod(call.shape), 1)
+                n = self._ops.size(call.inputs[0].node) / max(call.size, 1)
                 low, high = (0.0 if edge == 0 else edge * n for edge in (first.low, first.high))
                 return Range(low, high, self._all_zero(call, first), first.together, first.why)
             case "mean" | "largest":
@@ -148,7 +148,7 @@ class _Finder:
                 out = Range(min(first.low * scale, 0.0), max(first.high * scale, 0.0), p + (1 - p) * first.zero)
                 return replace(out, why="where dropout has set it to zero" if p > 0 else first.why)
             case "chosen":
-                return first.of(*args[1:])
+                return self._joined(call, args)
             case "selected":
                 return self._selected(call)
             case "add" | "sub" | "mul" | "div":
@@ -177,6 +177,12 @@ class _Finder:
             low = max(low, 0.0)
         return Range(low, high, 1 - (1 - x.zero) * (1 - y.zero), x.together or y.together, x.why if x.zero else y.why)
 
+    def _joined(self, call: Op, args: list[Range]) -> Range:
+        """Tensors beside one another: zeros by their sizes."""
+        sizes = [self._ops.size(ref.node) for ref in call.inputs]
+        zero = sum(n * r.zero for n, r in zip(sizes, args, strict=True)) / max(sum(sizes), 1)
+        return replace(args[0].of(*args[1:]), zero=zero, why=next((r.why for r in args if r.zero > 0), "")) if args else Range()
+
     def _selected(self, call: Op) -> Range:
         """``where`` and ``masked_fill``: one or the other; how often is not known."""
         masks = {ref.node for ref in call.inputs if self._ops.dtype(ref.node) == "bool"}
@@ -198,14 +204,8 @@ class _Finder:
         """Chance that all the entries that an output entry is made of are zero."""
         if first.together:
             return first.zero
-        n = math.prod(self._shape(call)) / max(math.prod(call.shape), 1)
+        n = self._ops.size(call.inputs[0].node) / max(call.size, 1)
         return float(first.zero ** max(n, 1.0))
-
-    def _shape(self, call: Op) -> tuple[int, ...]:
-        refs = call.inputs
-        known = self._ops.calls.get(refs[0].node) if refs else None
-        law = self._flowed.forward.get(refs[0].node) if refs else None
-        return known.shape if known is not None else law.shape if isinstance(law, Moments) else ()
 
     @staticmethod
     def _rate(call: Op) -> float:

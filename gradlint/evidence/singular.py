@@ -102,7 +102,8 @@ def _of_cone(flowed: Flowed, ops: Ops, ranges: Mapping[str, Range], cone: Cone) 
 
 def _trained_through(flowed: Flowed, node: fx.Node) -> bool:
     """A gradient arrives, or would if the moments had not overflown."""
-    return node.name in flowed.backward or node.name in flowed.unknown.nodes or node.name in flowed.unknown.reasons
+    unknown = flowed.unknown
+    return any(node.name in known for known in (flowed.backward, unknown.nodes, unknown.reasons, unknown.inner))
 
 
 def _constants(cone: Cone) -> list[float]:

@@ -13,13 +13,13 @@ from gradlint.errors import LoadError
 from gradlint.load import exported, huggingface, importpath, notebook, pickled, pyfile
 from gradlint.load.arguments import parse_arguments
 from gradlint.load.lightning import recipe_of
-from gradlint.load.loaded import Loaded
+from gradlint.load.loaded import Call, Loaded
 from gradlint.load.script import capture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["LOADERS", "Loaded", "capture", "load", "parse_arguments", "recipe_of"]
+__all__ = ["LOADERS", "Call", "Loaded", "capture", "load", "parse_arguments", "recipe_of"]
 
 LOADERS: tuple[Callable[[str, Mapping[str, Any]], list[Loaded] | None], ...] = (
     pickled.load,

@@ -8,11 +8,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import torch
     from torch import nn
 
     from gradlint.findings import Location
 
-__all__ = ["Loaded"]
+__all__ = ["Call", "Loaded"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a model, captured in a running script.
+
+    Args:
+        autocast: the device types whose autocast was on around it, each with its dtype.
+    """
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    autocast: tuple[tuple[str, torch.dtype], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,7 @@ class Loaded:
         location: where the class or factory is written; None for an instance.
         file: the file it is in.
         instance: it exists already: ``build`` returns the same object every time.
-        call: the positional and keyword arguments that it was called with, where it was captured in a running script.
+        call: where it was captured in a running script, that call.
     """
 
     name: str
@@ -33,4 +48,4 @@ class Loaded:
     location: Location | None
     file: str
     instance: bool = False
-    call: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
+    call: Call | None = None

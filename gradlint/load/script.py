@@ -22,7 +22,7 @@ from torch import nn
 
 from gradlint.errors import LoadError
 from gradlint.load.execute import reason, running, user_line
-from gradlint.load.loaded import Loaded
+from gradlint.load.loaded import Call, Loaded
 from gradlint.load.pyfile import split
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = ["capture"]
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _SHOWN = 3
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def capture(target: str, arguments: Sequence[str] = ()) -> Loaded:
@@ -73,18 +74,11 @@ def capture(target: str, arguments: Sequence[str] = ()) -> Loaded:
     if call is None:
         raise LoadError(f"{text} ended without calling {name or 'a model'} to train it", target=target, hint=watch.hint())
     model = call.model
-    return Loaded(type(model).__name__, lambda: model, None, file, instance=True, call=(call.args, call.kwargs))
+    return Loaded(type(model).__name__, lambda: model, None, file, instance=True, call=call)
 
 
 class _Captured(BaseException):
     """Stops the script; no Exception, for scripts catch those."""
-
-
-@dataclass(frozen=True)
-class _Call:
-    model: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 @dataclass
@@ -97,7 +91,7 @@ class _Watch:
     """
 
     name: str
-    call: _Call | None = None
+    call: Call | None = None
     passed: dict[str, str] = field(default_factory=dict)
     inside: int = 0
 
@@ -109,10 +103,10 @@ class _Watch:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if self.call is not None:  # the script has caught what was to stop it
                 raise _Captured
-            if isinstance(module, _WRAPPERS) or hasattr(module, "_orig_mod") or not _has_parameters(module):
+            if isinstance(module, _WRAPPERS) or type(module).__name__ == "OptimizedModule" or not _has_parameters(module):
                 return original(module, *args, **kwargs)
             if self._is_it(module):
-                self.call = _Call(module, args, kwargs)
+                self.call = Call(module, args, kwargs, _autocast())
                 raise _Captured
             self.inside += 1
             try:
@@ -149,6 +143,11 @@ class _Watch:
             return "no model was called at all; gradlint runs the script as `python` would, with __name__ == '__main__'"
         shown = [f"{kind} {why}" for kind, why in list(self.passed.items())[:_SHOWN]]
         return f"called was: {', '.join(shown)}"
+
+
+def _autocast() -> tuple[tuple[str, torch.dtype], ...]:
+    """The device types for which autocast is on, and what it casts to."""
+    return tuple((device, torch.get_autocast_dtype(device)) for device in _DEVICES if torch.is_autocast_enabled(device))
 
 
 def _has_parameters(module: nn.Module) -> bool:

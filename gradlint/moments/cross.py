@@ -74,7 +74,7 @@ def multiply_covariance(out: Moments, a: Moments, b: Moments, c: Moments) -> Mom
 
 
 def fitted(c: Moments, shape: Sequence[int]) -> Moments:
-    """The table over a smaller broadcast shape: along an axis that neither tensor has any more it is constant."""
+    """The table over another broadcast shape: along an axis that neither tensor has any more, or only one has, it is constant."""
     lead = len(c.dims) - len(shape)
     dims, v = list(c.dims), c.v
     for d in reversed(range(len(dims))):
@@ -86,7 +86,8 @@ def fitted(c: Moments, shape: Sequence[int]) -> Moments:
     while lead > 0:
         dims.pop(0)
         lead -= 1
-    return Moments(tuple(dims), 0.0, v)
+    out = Moments(tuple(dims), 0.0, v)
+    return out if lead == 0 and out.shape == tuple(shape) else out.expand(shape)
 
 
 def averaged(c: Moments, dims: Iterable[int]) -> Moments:

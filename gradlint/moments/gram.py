@@ -15,8 +15,10 @@ Here are the operations on the matrices alone; ``Moments.grams`` maps an atom to
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -39,6 +41,7 @@ __all__ = [
     "paired",
     "relaid",
     "retuned",
+    "shared",
     "spread",
     "standardised",
     "united",
@@ -54,6 +57,11 @@ MAX_GRAM = 512
 
 _FLAT = 1e-9
 
+_SHARED = 32
+"""Shorter axes are not worth looking for an equal one."""
+
+_known: WeakValueDictionary[tuple[tuple[int, ...], bytes], Array] = WeakValueDictionary()
+
 _NOISE = 2.0
 """Standard errors by which the covariances of a real table exceed those of a random one."""
 
@@ -67,8 +75,16 @@ def standardised(m: Array) -> Array | None:
     differ = (float(m.sum()) - n * same) / (n * (n - 1))
     if same - differ <= _FLAT * abs(same):
         return None
-    out: Array = (m - differ) / (same - differ)
-    return out
+    return shared((m - differ) / (same - differ))
+
+
+def shared(s: Array) -> Array:
+    """The structure to nine decimals, and once in memory: that of a rotation or a window is the same in every layer."""
+    s = np.round(s, 9)
+    if len(s) < _SHARED:
+        return s
+    key = hashlib.blake2b(s.tobytes(), digest_size=16).digest()
+    return _known.setdefault((s.shape, key), s)
 
 
 def relaid(grams: Grams, places: Sequence[int | None]) -> Grams:
@@ -119,7 +135,7 @@ def mixed(terms: Iterable[tuple[float, Array | None]], n: int) -> Array | None:
     total = sum(weight for weight, _ in terms)
     if total <= 0 or all(s is None for _, s in terms):
         return None
-    return np.asarray(sum(weight / total * (np.eye(n) if s is None else s) for weight, s in terms))
+    return shared(np.asarray(sum(weight / total * (np.eye(n) if s is None else s) for weight, s in terms)))
 
 
 def joint(x: tuple[float, float, Array | None], y: tuple[float, float, Array | None], n: int) -> Array | None:

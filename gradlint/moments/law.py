@@ -111,13 +111,16 @@ class Law:
         """The law of a real array: its own analysis of variance (unbiased over pairs of distinct indices)."""
         x = np.asarray(values)
         y = x.astype(np.float64).reshape([n for n in x.shape if n > 1])
-        table = pair_averages(y)
-        for axis, n in enumerate(n for n in x.shape if n > 1):
+        law = Marginal.weighted(lambda: (y.ravel(), np.ones(y.size))) if y.size > 1 else None
+        return replace(cls.of_averages(x.shape, float(y.mean()), pair_averages(y)), value=x, law=law)
+
+    @classmethod
+    def of_averages(cls, shape: Sequence[int], mean: float, table: Array) -> Self:
+        """:meth:`of_array` of an array of which only the averages of :func:`~gradlint.moments.tables.pair_averages` are known."""
+        for axis, n in enumerate(n for n in shape if n > 1):
             same, averaged = take(table, axis, 1), take(table, axis, 0)
             table = np.stack([(n * averaged - same) / (n - 1), same], axis)
-        law = Marginal.weighted(lambda: (y.ravel(), np.ones(y.size))) if y.size > 1 else None
-        mean = float(y.mean())
-        return cls(tuple((n,) if n > 1 else () for n in x.shape), mean, components(table, mean), x, law=law)
+        return cls(tuple((int(n),) if n > 1 else () for n in shape), mean, components(table, mean))
 
     @classmethod
     def of_table(cls, values: npt.ArrayLike) -> Self:

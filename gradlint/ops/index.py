@@ -17,6 +17,7 @@ from gradlint.ops.apart import Plan
 from gradlint.ops.places import collapsed, index_keys, pick, positions, read, selected, selection
 from gradlint.ops.primitives import Tape, reindex
 from gradlint.ops.registry import Call, Flow, transfer
+from gradlint.trace.private import PAD
 
 __all__: list[str] = []
 
@@ -157,7 +158,7 @@ def repeat_interleave(_: Call, input: Moments, repeats: Any, dim: int | None = N
 _MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-@transfer(F.pad, torch._C._nn.pad)
+@transfer(F.pad, PAD)
 def pad(_: Call, input: Moments, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Flow:
     """A constant, or copies of the tensor, around each axis; negative widths crop.
 

@@ -19,11 +19,12 @@ from gradlint.ops.apart import Plan, rows
 from gradlint.ops.places import selected, selection
 from gradlint.ops.primitives import Tape, affine, contract, reindex, with_bias
 from gradlint.ops.registry import Call, Flow, transfer
+from gradlint.trace.private import LINEAR
 
 __all__: list[str] = []
 
 
-@transfer(F.linear, torch._C._nn.linear, apart=rows)
+@transfer(F.linear, LINEAR, apart=rows)
 def linear(_: Call, input: Moments, weight: Moments, bias: Moments | None = None) -> Flow:
     """``y = xWᵀ + b``: forward ``n s² q``, backward ``m s² q_g``, ``E dW² = Σ_pairs K_g K_x``."""
     if len(weight.dims) == 1:

@@ -27,6 +27,7 @@ from gradlint.moments import Array, Moments, along, carried, divided, from_pairs
 from gradlint.ops.apart import channels, unreduced
 from gradlint.ops.primitives import Tape, multiply, reindex
 from gradlint.ops.registry import Call, Flow, transfer
+from gradlint.trace.private import WEIGHT_NORM
 
 __all__ = ["normalise"]
 
@@ -283,7 +284,7 @@ def unit_norm(_: Call, input: Moments, p: float = 2.0, dim: Any = 1, eps: float 
     return Flow(flow.out.scale(scale), lambda g: flow.back(g.scale(scale)))
 
 
-@transfer(torch._weight_norm)
+@transfer(WEIGHT_NORM)
 def weight_norm(call: Call, v: Moments, g: Moments, dim: int = 0) -> Flow:
     """``g·v/‖v‖`` over all axes but one (Salimans & Kingma 2016)."""
     others = [d for d in range(len(v.dims)) if dim == -1 or d != dim]

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from gradlint.moments import Array, Moments, alike, concat, join, piece
+from gradlint.moments import Array, Moments, alike, concat, join, piece, total
+from gradlint.ops.packed import lengths_of, over, rows_of
 from gradlint.ops.registry import Call, Flow, Returned, transfer
+from gradlint.ops.simulated import Simulated, is_drawn
 from gradlint.ops.steps import law_of, law_of_step, rows_of_gate, step_of, table_of
 from gradlint.twotime import CELLS, Backward, Drive, Forward, Masked, Mirrored, Mixed, Seeds, Table, backward, forward, in_unit
 
@@ -182,7 +184,9 @@ def _back_turned(x: Moments, order: list[str]) -> Moments:
     return x.transpose(0, 1) if order[0] == "batch" else x
 
 
-def _recurrent(call: Call, x: Moments, initial: tuple[Moments | None, ...]) -> Flow:
+def _recurrent(call: Call, x: Any, initial: tuple[Moments | None, ...]) -> Flow:
+    if isinstance(x, tuple):
+        return _of_packed(call, x, initial)
     if len(x.dims) == 2:
         order, states = ["steps", "features"], ["layers", "features"]
     else:
@@ -190,7 +194,7 @@ def _recurrent(call: Call, x: Moments, initial: tuple[Moments | None, ...]) -> F
         states = ["layers", "batch", "features"]
     starts = tuple(None if s is None else _turned(s, states) for s in initial)
     source = _turned(x, order).twin()
-    stack = _Stack(call, source, starts)
+    stack = _Stack(call, source, starts) if is_drawn(call) else Simulated(call, source, starts)
     out, *last = stack.out()
 
     def back(g: tuple[Any, ...]) -> Returned:
@@ -204,6 +208,44 @@ def _recurrent(call: Call, x: Moments, initial: tuple[Moments | None, ...]) -> F
 
     last = last[: len(initial)]
     return _shaped(Flow((_back_turned(out, order), *(_back_turned(s, states) for s in last)), back))
+
+
+_GROUPS = 4
+"""Samples of a packed batch are put into so many groups of one length."""
+
+
+def _of_packed(call: Call, packed: tuple[Any, ...], initial: tuple[Moments | None, ...]) -> Flow:
+    """A packed sequence: samples of (nearly) one length at a time."""
+    data, lengths = packed[0], lengths_of(packed[1])
+    groups = np.array_split(lengths, min(_GROUPS, len(set(lengths.tolist()))))
+    shares = [float(group.sum()) / data.shape[0] for group in groups]
+    stacks: list[_Stack | Simulated] = []
+    for group in groups:
+        x = over(data, (max(round(float(group.mean())), 1), len(group), data.shape[1]))
+        starts = tuple(None if s is None else s.resize(1, len(group)) for s in initial)
+        stacks.append((_Stack if is_drawn(call) else Simulated)(call, x, starts))
+    outs = [stack.out() for stack in stacks]
+    out = rows_of([o[0] for o in outs], shares, data.shape[0])
+    last = [concat([o[i] for o in outs], 1) for i in range(1, 1 + len(initial))]
+
+    def back(g: tuple[Any, ...]) -> Returned:
+        shown = g[0][0] if isinstance(g[0], tuple) else None
+        found = []
+        for stack, group in zip(stacks, groups, strict=True):
+            arriving = None if shown is None else over(shown, (*stack.input.shape[:2], shown.shape[1]))
+            found.append(stack.back((arriving, *(None if s is None else s.resize(1, len(group)) for s in g[1:]))))
+        grads = Returned()
+        grads.trail = found[0].trail  # samples are sorted by length, the longest first
+        grads.put(data, rows_of([f.near(s.input) for f, s in zip(found, stacks, strict=True)], shares, data.shape[0]), 0)
+        for k, state in enumerate(initial):
+            if state is not None:
+                parts = [f.near(start) for f, s in zip(found, stacks, strict=True) if (start := s.initial[k]) is not None]
+                grads.put(state, concat(parts, 1), 0)
+        for parameter in call.parameters.values():
+            grads.put(parameter, total([f.near(parameter) for f in found]), 0)
+        return grads
+
+    return _shaped(Flow(((out, *packed[1:]), *last), back))
 
 
 def _shaped(flow: Flow) -> Flow:

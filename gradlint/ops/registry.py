@@ -50,12 +50,14 @@ class Call:
         shape: of the output; None when it returns several tensors.
         options: of a leaf recurrent module, its attributes (``hidden_size``, ``bidirectional`` …).
         parameters: of a leaf recurrent module, the moments of its parameters by local name.
+        given: the names of those that are known by their values, not by the law that they were drawn from.
         shared_width: of an attention whose keys and values are projections of one tensor: the width of that tensor.
     """
 
     shape: tuple[int, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Moments] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
     shared_width: int | None = None
 
 
@@ -79,6 +81,10 @@ class Returned(dict[Moments, Moments]):
         """A gradient times ``2^unit``."""
         near = abs(unit) < _NEAR
         self[handle], self.units[handle] = grad.scale(2.0**unit) if near and unit else grad, 0 if near else unit
+
+    def near(self, handle: Moments) -> Moments:
+        """A gradient as it is; zero where it is too small for a float."""
+        return self[handle].scale(2.0 ** self.units[handle])
 
     def move(self, old: Moments, new: Moments, change: Callable[[Moments], Moments]) -> None:
         """Under another handle, changed."""

@@ -70,7 +70,7 @@ class Body:
     def back(self, here: fx.Node, before: fx.Node) -> int | None:
         """How many steps back an input comes from: None if it comes from outside of the loop, or always from one place in it."""
         inside = self.offset(here)
-        if inside is None or here is before or inside != self.offset(before):
+        if inside is None or here is before or here.op == "get_attr" or inside != self.offset(before):
             return None
         lag = self.lag(here)
         return lag if lag == self.lag(before, self.at - 1) and 0 <= lag <= self.at else None
@@ -216,15 +216,16 @@ def _cycles(body: Body) -> Iterator[Cycle]:
         if not all(_passes(body.node(offset)) for offset in offsets):
             continue
         shared, untied = _parameters(body, offsets)
-        matrices = [name for name, axes in shared.items() if axes > 1]
-        if untied and not matrices:
+        own = [name for name, axes in untied.items() if axes > 1]
+        if own and len(own) > sum(axes > 1 for axes in shared.values()):
             continue  # layers of their own that share a mask, a table of positions
         if not shared and all(op_name(body.node(o)) in _SUMS for o in offsets):
             continue  # a running total: its gain is one
         states = tuple(sorted({a for a, _, lag in inside.edges(data="lag") if lag > 0}))
-        yield Cycle(body, offsets, states, tuple(shared), untied, _along_a_sequence(body, graph, offsets))
+        yield Cycle(body, offsets, states, tuple(shared), tuple(untied), _along_a_sequence(body, graph, offsets))
 
 
+_ENTRYWISE = ("add", "sub", "rsub", "mul", "div")
 _SUMS = ("add", "sub", "getitem", "to", "view", "reshape", "cat", "stack", "clone", "setitem", "copy", "copy_")
 
 
@@ -233,21 +234,21 @@ def _passes(node: fx.Node) -> bool:
     return facts.grad and (facts.shape is None or facts.floating)
 
 
-def _parameters(body: Body, offsets: Iterable[int]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Parameters used within, with their number of axes; and names of those that the step before has others in place of."""
+def _parameters(body: Body, offsets: Iterable[int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Parameters that every step uses, and those of which every step has its own, with their axes: 1 where they act entrywise."""
     shared: dict[str, int] = {}
-    untied: dict[str, None] = {}
+    untied: dict[str, int] = {}
     for offset in offsets:
         node = body.node(offset)
         if node.op == "call_module":
             shared[str(node.target)] = 2
+        entrywise = op_name(node) in _ENTRYWISE
         for here, before in body.reads(offset):
+            same = {str(parameter.target) for parameter in made_of(before)}
             for parameter in made_of(here):
-                shared[str(parameter.target)] = len(step(parameter).shape or ())
-            if here is not before and here.op == "get_attr" and step(here).value is None:
-                shared.pop(str(here.target), None)
-                untied[str(here.target)] = None
-    return shared, tuple(untied)
+                name = str(parameter.target)
+                (shared if name in same else untied)[name] = 1 if entrywise else len(step(parameter).shape or ())
+    return shared, untied
 
 
 def made_of(node: fx.Node) -> Iterator[fx.Node]:
@@ -276,6 +277,7 @@ def _along_a_sequence(body: Body, graph: nx.MultiDiGraph[int], offsets: Sequence
         if body.varies(offset) and any(not list(made_of(n)) for n in body.node(offset).all_input_nodes):
             return True
         for here, before in body.reads(offset):
-            if here is not before and body.back(here, before) is None and here.op != "get_attr":
+            parameter = here.op == "get_attr" and step(here).value is None
+            if here is not before and body.back(here, before) is None and not parameter:
                 return True
     return False

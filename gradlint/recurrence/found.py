@@ -42,6 +42,8 @@ class Recurrence:
         members: all ops of the recurrence.
         keeps: mean of the gate that multiplies the state; None without one.
         bypass: a path leads around the weights from step to step: a skip connection, a gate, a leak.
+        diagonal: no matrix mixes the entries of the state: each has a rate of its own (a state-space scan), of which the curve is
+            the root mean square at first and too small an account later.
         rectified: its only nonlinearity is a ReLU.
         layer: the weights of torch's own cells.
         untied: parameters within the loop of which every step has its own.
@@ -60,6 +62,7 @@ class Recurrence:
     members: tuple[str, ...]
     keeps: float | None = None
     bypass: bool = False
+    diagonal: bool = False
     rectified: bool = False
     layer: Layer | None = None
     untied: tuple[str, ...] = ()
@@ -167,7 +170,7 @@ def _of_cell(trial: Trial, layer: Layer, place: _Place) -> tuple[Recurrence | No
     left_out = starved(trial.flowed, place.nodes, curve.at(place.steps))
     recurrence = Recurrence(
         place.module, layer.kind, place.along, names, place.steps, curve, place.nodes, place.members, settled.keeps,
-        kind.keeper is not None, rectified, layer, (), powers, slope, left_out, trial,
+        kind.keeper is not None, False, rectified, layer, (), powers, slope, left_out, trial,
     )  # fmt: skip
     return recurrence, settled.output
 
@@ -230,7 +233,7 @@ def _of_loop(flowed: Flowed, cycle: Cycle, place: _Place) -> Recurrence | None:
     left_out = starved(flowed, place.nodes, curve.at(place.steps))
     return Recurrence(
         place.module, "loop", place.along, names, place.steps, curve, place.nodes, place.members, kept_share(flowed, cycle),
-        bypass, rectified, None, cycle.untied, powers, slope, left_out,
+        bypass, not matrices, rectified, None, cycle.untied, powers, slope, left_out,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ __all__ = ["FEWEST", "Settled", "Trial", "length"]
 
 FEWEST = 4
 """Points of a curve."""
-_NODES = 400  # of an unrolled graph: about a second of work
+_NODES = 300  # of an unrolled graph: less than a second of work
 _STEPS = (12, 32)
 _UNSETTLED = 0.05  # share of its first state that a gate may still hold at the end
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from gradlint.config import Output, suggest
 from gradlint.errors import UsageError
 from gradlint.findings import Report
 from gradlint.report import github, gitlab, json, junit, markdown, rdjson, sarif, text
@@ -31,28 +32,35 @@ FORMATS: Mapping[str, Callable[[Report, View], str]] = {
 _SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".sarif": "sarif", ".xml": "junit", ".md": "markdown", ".txt": "full"}
 
 
-def assign(formats: Sequence[str], files: Sequence[Path]) -> list[tuple[str, Path | None]]:
+def assign(formats: Sequence[str], outputs: Sequence[Output]) -> list[tuple[str, Path | None]]:
     """Which format goes where; None is stdout, as is a file called ``-``.
 
-    A file takes the format of its suffix where that was asked for, else the next that was; when none is left, that of its suffix.
-    Formats without a file go to stdout; without any file and format, ``full`` does.
+    A file without a format of its own takes that of its suffix where that was asked for, else the next that was asked for; when
+    more files than formats are named, that of its suffix. Formats without a file go to stdout, as ``full`` does without any.
 
-    >>> assign(["json", "full"], [Path("a.txt")])
+    >>> assign(["json", "full"], [Output(Path("a.txt"))])
     [('full', PosixPath('a.txt')), ('json', None)]
 
     Raises:
         UsageError: there is no such format, or a file has none.
     """
-    for style in formats:
+    for style in (*formats, *(output.style for output in outputs if output.style)):
         if style not in FORMATS:
-            raise UsageError(f"output-format: expected one of {', '.join(FORMATS)}, got {style!r}")
+            raise UsageError(f"output-format: expected one of {', '.join(FORMATS)}, got {style!r}{suggest(style, FORMATS)}")
     left, found = list(formats), list[tuple[str, Path | None]]()
-    for file in files:
-        usual = _SUFFIXES.get(file.suffix)
-        if left:
-            style = left.pop(left.index(usual)) if usual in left else left.pop(0)
-        elif usual is not None or file == Path("-"):
-            style = usual or "full"
+    waiting = sum(not output.style for output in outputs)  # files without a format of their own
+    for file, told in outputs:
+        usual = "full" if file == Path("-") else _SUFFIXES.get(file.suffix, "")
+        enough = len(left) >= waiting
+        waiting -= not told
+        if told:
+            style = told
+        elif usual in left:
+            style = left.pop(left.index(usual))
+        elif left and (enough or not usual):
+            style = left.pop(0)
+        elif usual:
+            style = usual
         else:
             raise UsageError(f"output-file: no format is given for {file}, and its suffix is none of {', '.join(_SUFFIXES)}")
         found.append((style, None if file == Path("-") else file))

@@ -24,7 +24,7 @@ def render(report: Report, view: View) -> str:
         entries.append(_entry(f"failed-{failure['stage']}", message, "blocker", message, place, failure["target"]))
     for finding in report.findings:
         place = anchor(finding, report, view.root)
-        known = finding.fingerprint or f"{finding.code} {finding.target} {finding.module} {finding.location} {finding.message}"
+        known = finding.fingerprint or f"{finding.code} {finding.target} {finding.module} {place} {finding.message}"
         entries.append(_entry(finding.code, plain(finding), _SEVERITY[finding.severity], known, place, finding.target))
     seen: dict[str, int] = {}
     for entry in entries:

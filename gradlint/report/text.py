@@ -13,6 +13,7 @@ from rich.text import Text
 
 from gradlint.comparison import Place
 from gradlint.findings import Confidence, Factor, Finding, Location, Report, Severity, TargetReport
+from gradlint.growth import RecurrenceFacts
 from gradlint.report.frame import frame
 from gradlint.report.view import View, relative, relative_line
 
@@ -138,8 +139,17 @@ def _models(report: Report, view: View) -> Iterator[Text]:
         gain = target.gain_log2
         found = "" if gain is None else f"; gradient {_times(gain)} from the output to the input{_typical(target)}"
         yield from _wrapped(f"{_name(target.name, view)}: {inputs}{found}", "  ", view, (_name(target.name, view), "bold"))
+        for recurrence in target.recurrences:
+            yield from _wrapped(f"  {_recurrence(recurrence)}", "    ", view, ("", ""))
         for assumption in target.assumptions if view.verbose or hybrid else ():
             yield from _wrapped(f"  = assumed: {assumption}", "    ", view, ("assumed:", "bold"))
+
+
+def _recurrence(facts: RecurrenceFacts) -> str:
+    """How far back its credit reaches, or how much it grows."""
+    name = facts.parameters[0] if facts.parameters else facts.module or "the model"
+    what = f"{name}: {facts.steps} steps in {'time' if facts.along == 'sequence' else 'depth'}, {_times(facts.log2)} over all"
+    return what if facts.half_life is None else f"{what}, half of the gradient is lost every {facts.half_life:.2g}"
 
 
 def _typical(target: TargetReport) -> str:

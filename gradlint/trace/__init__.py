@@ -9,9 +9,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +31,17 @@ from gradlint.trace.graph import InputSpec, ModuleRecord, ParameterRecord, Step,
 from gradlint.trace.inits import Laws, recording
 from gradlint.trace.inputs import guessed, resolve
 from gradlint.trace.nodes import Nodes
+from gradlint.trace.private import original
 from gradlint.trace.recorder import Recorder
-from gradlint.trace.rungs import Rung, UnrunnableError, climbed
+from gradlint.trace.rungs import Rung, UnrunnableError, climbed, out_of_memory
 from gradlint.trace.source import boundary, owned, transparent, user_line
-from gradlint.trace.state import SEED, drawn_outside, eager, is_lazy, preserved, seeded
+from gradlint.trace.state import SEED, drawn_outside, eager, is_lazy, preserved, seeded, settled
 from gradlint.trace.tree import map_tensors
+from gradlint.trace.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 __all__ = [
     "Arguments",
@@ -51,6 +56,7 @@ __all__ = [
     "described",
     "parse_input",
     "recording",
+    "settled",
     "step",
     "trace",
 ]
@@ -65,6 +71,7 @@ def trace(
     laws: Laws | None = None,
     file: str | None = None,
     as_is: bool = False,
+    weights: Path | None = None,
 ) -> Traced:
     """Run the model's forward once, in training mode, and record it. The model is left as it was.
 
@@ -78,6 +85,8 @@ def trace(
         laws: what :func:`recording` found when ``model`` was constructed; without it a module is judged by its values.
         file: counts as the user's source even if it is installed in ``site-packages``.
         as_is: leave the modules' training flags as they are: parts of a model may be frozen in eval mode.
+        weights: a safetensors file, an index of such files or a folder with the values of the parameters. What was constructed
+            elsewhere is copied and not changed.
 
     Raises:
         BuildError: the callable raised, or returned something else.
@@ -89,13 +98,17 @@ def trace(
             with recording(file) as recorded:
                 model = build(model)
             laws = recorded
-        model = getattr(model, "_orig_mod", model)
+        model = original(model)
+        if weights is not None and laws is None:
+            model = copy.deepcopy(model)
         laws = laws or Laws()
         _check(model)
         with eager(), seeded(), torch.enable_grad():
             if is_lazy(model):
                 _materialise(model if as_is else model.train(), inputs, laws)
-            return climbed(model, laws, lambda rung: _traced(model, inputs, laws, rung, as_is=as_is))
+            notes = [] if weights is None else Weights(weights).give(model, laws)
+            found = climbed(model, laws, lambda rung: _traced(model, inputs, laws, rung, as_is=as_is))
+            return replace(found, assumptions=(*notes, *found.assumptions))
 
 
 class _ForwardError(TraceError):
@@ -105,8 +118,8 @@ class _ForwardError(TraceError):
 def _traced(model: nn.Module, inputs: Any, laws: Laws, rung: Rung, *, as_is: bool) -> Traced:
     try:
         return _recorded(model, inputs, laws, rung, tried=False, as_is=as_is)
-    except _ForwardError:
-        if not guessed(inputs):
+    except _ForwardError as error:
+        if not guessed(inputs) or out_of_memory(error.__cause__):
             raise
     return _recorded(model, inputs, laws, rung, tried=True, as_is=as_is)
 
@@ -179,7 +192,10 @@ def _record(model: nn.Module, given: Arguments, laws: Laws, rung: Rung, seed: in
     parameters = _parameters(model, laws)  # before forward, which may write to them
     with seeded(seed):
         try:
-            with drawn_outside() as outside, calls.watching(), hollow, laws.writes(), Dispatched(recorder), recorder:
+            with (
+                drawn_outside() as outside, calls.watching(), hollow, laws.writes(), Dispatched(recorder), recorder,
+                given.surroundings(),
+            ):  # fmt: skip
                 result = _run(model, args, kwargs)
         except UnrunnableError:
             raise

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +40,7 @@ class Arguments:
         specs: describes each tensor in it, in order.
         drawn: for each, whether it was drawn from its spec.
         origin: ``given``, ``guessed``, or the name of the model's attribute that has them.
+        autocast: the device types whose autocast is on around the call, each with its dtype.
     """
 
     args: tuple[Any, ...]
@@ -46,6 +48,15 @@ class Arguments:
     specs: tuple[InputSpec, ...]
     drawn: tuple[bool, ...]
     origin: str = "given"
+    autocast: tuple[tuple[str, torch.dtype], ...] = ()
+
+    @contextmanager
+    def surroundings(self) -> Iterator[None]:
+        """The contexts that forward is called in."""
+        with ExitStack() as stack:
+            for device, dtype in self.autocast:
+                stack.enter_context(torch.autocast(device, dtype))
+            yield
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.specs))

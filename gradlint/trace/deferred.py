@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradlint.trace.private import StorageWeakRef, hold, storage_key
+from gradlint.trace.private import StorageWeakRef, expired, hold, storage_key
 from gradlint.trace.reserve import Reserve
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ FACTORIES: dict[str, Callable[[torch.Tensor, Mapping[str, Any], Sequence[Any]], 
 
 
 def factory_of(args: Sequence[Any], kwargs: Mapping[str, Any], large: int = LARGE) -> tuple[tuple[int, ...], torch.dtype] | None:
-    """Shape and dtype of the large, contiguous, real tensor in CPU memory that a factory is asked for; None if of another kind."""
+    """Shape and dtype of the large, contiguous, real tensor in CPU memory that a factory is asked for, if it is."""
     like = args[0] if isinstance(args[0], torch.Tensor) else None
     sizes = next((a for a in args[:2] if isinstance(a, list | tuple)), None)
     shape = tuple(like.shape) if sizes is None and like is not None else tuple(sizes or ())
@@ -80,6 +80,7 @@ class Deferred:
         self._blocks: dict[int, _Block] = {}
         self._budget = budget
         self.over = False
+        self.filling = False
 
     def __contains__(self, tensor: torch.Tensor) -> bool:
         if not self.over:
@@ -102,7 +103,7 @@ class Deferred:
         """From now on values are put off: what is alive and real has become too much."""
         if self.over:
             return False
-        self._blocks = {key: block for key, block in self._blocks.items() if not block.held.expired()}
+        self._blocks = {key: block for key, block in self._blocks.items() if not expired(block.held)}
         self.over = sum(block.entries for block in self._blocks.values()) > self._budget
         return self.over
 
@@ -117,12 +118,15 @@ class Deferred:
     def fill(self, tensor: torch.Tensor, regions: Regions) -> None:
         """Write the values of the tensor's whole storage; what nothing is known of is zero."""
         block = self._blocks[storage_key(tensor) or 0]
-        block.waiting = False
-        for start, stop, tag in regions.parts:
-            for first in range(start, stop, _PIECE):
-                part = torch.empty(0, dtype=block.dtype)
-                part.set_(tensor.untyped_storage(), first, (min(stop - first, _PIECE),))
-                draw(part, tag, first - start)
+        block.waiting, self.filling = False, True
+        try:
+            for start, stop, tag in regions.parts:
+                for first in range(start, stop, _PIECE):
+                    part = torch.empty(0, dtype=block.dtype)
+                    part.set_(tensor.untyped_storage(), first, (min(stop - first, _PIECE),), (1,))
+                    draw(part, tag, first - start)
+        finally:
+            self.filling = False
 
 
 @torch.no_grad()
@@ -135,7 +139,12 @@ def draw(tensor: torch.Tensor, tag: Tag, at: int = 0) -> None:
         case "bernoulli":
             tensor.bernoulli_((tag.mean - tag.low) / (tag.high - tag.low), generator=generator)
             tensor.mul_(tag.high - tag.low).add_(tag.low)
+        case _ if tag.core is not None:
+            mean, std = tag.core
+            ends = torch.special.ndtr((torch.tensor([tag.low, tag.high], dtype=torch.float64) - mean) / std)
+            share = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * (ends[1] - ends[0]) + ends[0]
+            tensor.copy_(torch.special.ndtri(share).mul_(std).add_(mean).clamp_(tag.low, tag.high))
         case _ if tag.std > 0:
-            tensor.normal_(tag.mean, tag.std, generator=generator).clamp_(tag.low, tag.high)
+            tensor.normal_(tag.mean, tag.std, generator=generator)
         case _:
             tensor.fill_(tag.mean)

@@ -33,6 +33,7 @@ _NEEDS_RANK = re.compile(
     r"xpected \dD \(unbatched\) or (\d)D|xpected (?:input to be )?(?:a )?(\d)-?[Dd]"
     r"|must be a? ?(\d)-?[Dd]|(\d)D tensors? expected"
 )
+_TEMPLATE = re.compile(r"shape (?:of )?[\[(]((?:\w+, ?){1,6}\w+,?)[\])]")
 _ONE_VALUE = re.compile(
     r"only one element tensors|cannot be converted to (a )?(Python )?[Ss]calar|ambiguous|cannot be interpreted as an integer"
 )
@@ -107,8 +108,22 @@ def _in_python(call: Called, outcome: Outcome, error: Exception) -> Iterator[Dem
             yield from _unpacked(call, x, int(found[1]))
     elif isinstance(error, IndexError) and call.name in ("size", "shape.get"):
         yield Rank(x, len(x.shape) + 1)
+    elif found := _TEMPLATE.search(text):
+        yield from _spelt(call, found[1])
     elif _ONE_VALUE.search(text) or isinstance(error, TypeError):
         yield Number(x)
+
+
+def _spelt(call: Called, template: str) -> Iterator[Demand]:
+    """The message spells a shape out, some sizes as numbers: ``(batch_size, 2, height, width)``."""
+    sizes = [part.strip() for part in template.split(",") if part.strip()]
+    for x in call.operands:
+        if len(x.shape) != len(sizes):
+            yield Rank(x, len(sizes))
+        else:
+            yield from (
+                Size(x, k - len(sizes), int(size)) for k, size in enumerate(sizes) if size.isdigit() and int(size) != x.shape[k]
+            )
 
 
 def _asserted(x: Operand, have: Any, wanted: Any) -> Iterator[Demand]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from gradlint.trace.examples import LENGTH
 from gradlint.trace.leaves import Leaf
+from gradlint.trace.private import BATCH_NORM, CONVOLUTION
 
 __all__ = ["candidates", "vocabulary"]
 
@@ -42,6 +44,7 @@ _BOXES = re.compile(r"(^|_)(bbox|boxes)(_|$)")
 _GRIDS = re.compile(r"(^|_)grid_(thw|hw)$|(^|_)spatial_shapes$")
 _IMAGES = re.compile(r"(^|_)(im|img|imgs|image|images|pixels|pixel_values)(_|$)")
 
+_SIDE_OF_GRID = 4
 _CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
 
 
@@ -65,12 +68,23 @@ def candidates(model: nn.Module, parameter: inspect.Parameter, batch: int, names
     if plain is not None:
         return plain
     name = parameter.name.lower()
+    patches = _patches(model, names) if not _GRIDS.search(name) else []
     graph = any(_EDGES.search(n.lower()) or _ADJACENCY.search(n.lower()) for n in names)
     by_layer = _by_layers(model, LENGTH if graph else batch)
-    found = [*_by_name(model, name, batch, by_layer, graph=graph), *by_layer]
+    found = [*patches, *_by_name(model, name, batch, by_layer, graph=graph), *by_layer]
     wanted = _kind_annotated(parameter)
     found.sort(key=lambda c: wanted is not None and isinstance(c, Leaf) and c.kind != wanted)
     return list(dict.fromkeys(found))
+
+
+def _patches(model: nn.Module, names: Sequence[str]) -> list[Leaf]:
+    """The patches of one image in a row, where a grid beside them says how they lie."""
+    axes = next((3 if name.endswith("thw") else 2 for name in names if _GRIDS.search(name)), None)
+    first = next((m for m in model.modules() if isinstance(m, CONVOLUTION | nn.Linear)), None)
+    if axes is None or first is None:
+        return []
+    width = first.in_features if isinstance(first, nn.Linear) else first.in_channels * math.prod(first.kernel_size)
+    return [Leaf((_SIDE_OF_GRID**axes, width), _name(_dtype(model)))]
 
 
 def _annotated(parameter: inspect.Parameter) -> list[Any] | None:
@@ -116,7 +130,7 @@ def _by_name(model: nn.Module, name: str, batch: int, by_layer: list[Leaf], *, g
         length = main[1] if len(main) > 1 else LENGTH
         return [Leaf((batch, length, 4), kind, high, 1.0) for kind, high in (("int64", 2), (dtype, None))]
     if _GRIDS.search(name):  # of patches, of one image or video
-        return [Leaf((1, 2 if name.endswith(("_hw", "shapes")) else 3), "int64", 5, 4.0)]
+        return [Leaf((1, 2 if name.endswith(("_hw", "shapes")) else 3), "int64", _SIDE_OF_GRID + 1, float(_SIDE_OF_GRID))]
     if _TIMES.search(name):
         steps, reals = ("int64", 1000), (dtype, None)
         # Beside an image it counts the steps of a diffusion, else it is a coordinate.
@@ -224,9 +238,9 @@ def _taken(
             rows = [(batch, n) for n in lengths]
             rows = [(lengths[0], batch), *rows] if time_first else rows
             return [(shape, "int64", high) for shape in (*rows, (batch,))]
-        case nn.modules.conv._ConvNd():
+        case CONVOLUTION():
             shapes = images(module.in_channels, len(module.kernel_size))
-        case nn.modules.batchnorm._BatchNorm():
+        case BATCH_NORM():
             dims = {"BatchNorm2d": 2, "BatchNorm3d": 3}.get(type(module).__name__, 0)
             shapes = images(module.num_features, dims) if dims else [(batch, module.num_features)]
         case nn.GroupNorm():

@@ -9,6 +9,7 @@ Inputs, small parameters and every integer or boolean tensor are real. Where int
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from gradlint.trace.reserve import Reserve
 from gradlint.trace.source import transparent
 from gradlint.trace.tree import map_tensors, tensors_in
 
-__all__ = ["Hollow", "UnrunnableError"]
+__all__ = ["Filled", "Hollow", "UnrunnableError"]
 
 _SMALL = 1 << 12  # entries up to which memory is simply allocated
 _MOST = 1 << 25  # entries of all stand-ins of one call
@@ -28,6 +29,19 @@ _MOST = 1 << 25  # entries of all stand-ins of one call
 
 class UnrunnableError(TraceError):
     """An operator can neither be run without values nor on stand-ins."""
+
+
+class Filled(AbstractContextManager[None]):
+    """Every tensor has values: in place of a :class:`Hollow`."""
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __contains__(self, _: torch.Tensor) -> bool:
+        return False
+
+    def __bool__(self) -> bool:
+        return False
 
 
 class Hollow(DispatchMode):
@@ -44,6 +58,7 @@ class Hollow(DispatchMode):
         self._fill = fill
         self._reserve = Reserve()
         self._calls = 0
+        self._shapes: dict[Any, Any] = {}
         for tensor in tensors:
             self._mark(tensor)
 
@@ -83,12 +98,23 @@ class Hollow(DispatchMode):
     def _computed(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
         """What an operator returns, in new memory."""
         try:
-            shapes = _on_meta(func, args, kwargs)
+            shapes = self._shaped(func, args, kwargs)
         except (NotImplementedError, RuntimeError, IndexError, TypeError, ValueError) as error:
             return self._without_shapes(func, args, kwargs, error)
         if all(t.is_floating_point() or t.is_complex() for t in tensors_in(shapes)):
             return map_tensors(shapes, self._blank)
         return self._on_stand_ins(func, args, kwargs)
+
+    def _shaped(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """What ``func`` returns, without values; layers that are alike ask for the same."""
+        key = (func, geometry(args), geometry(kwargs))
+        try:
+            known = self._shapes.get(key)
+        except TypeError:  # an argument that is no key
+            return _on_meta(func, args, kwargs)
+        if known is None:
+            known = self._shapes[key] = _on_meta(func, args, kwargs)
+        return known
 
     def _without_shapes(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], error: Exception) -> Any:
         """What an operator returns whose result's shape depends on values, or is known for other dtypes only."""
@@ -126,10 +152,7 @@ class Hollow(DispatchMode):
         """A hollow tensor of that geometry in CPU memory."""
         dtype = dtype or like.dtype
         made = None if like.numel() <= _SMALL else self._reserve.tensor(like.shape, dtype, like.stride())
-        if made is None:
-            tensor = torch.empty_strided(like.shape, like.stride(), dtype=dtype).zero_()
-        else:
-            tensor = made[0]
+        tensor = torch.empty_strided(like.shape, like.stride(), dtype=dtype).zero_() if made is None else made[0]
         self._mark(tensor)
         return tensor
 
@@ -137,6 +160,17 @@ class Hollow(DispatchMode):
         key = storage_key(tensor)
         if key is not None and key not in self._storages:
             self._storages[key] = hold(tensor)
+
+
+def geometry(value: Any) -> Any:
+    """All that the shape of a result can depend on."""
+    if isinstance(value, torch.Tensor):
+        return torch.Tensor, value.shape, value.stride(), value.dtype, value.requires_grad
+    if isinstance(value, list | tuple):
+        return tuple(map(geometry, value))
+    if isinstance(value, Mapping):
+        return tuple((key, geometry(item)) for key, item in value.items())
+    return type(value), value
 
 
 def _on_meta(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], dtype: torch.dtype | None = None) -> Any:

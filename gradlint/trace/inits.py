@@ -8,11 +8,13 @@ operators and copies. What has no closed form is measured on the real values.
 from __future__ import annotations
 
 import math
+import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -20,13 +22,13 @@ from gradlint.moments import Moments
 from gradlint.trace.deferred import Deferred
 from gradlint.trace.law import Law, Region
 from gradlint.trace.private import StorageWeakRef, hold, storage_key
-from gradlint.trace.source import Construction, owned
+from gradlint.trace.source import Construction, locate, owned
 from gradlint.trace.state import SEED, seeded, uncompiled
 from gradlint.trace.tags import Regions, Tag, mixture
 from gradlint.trace.watcher import Leaks, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Laws", "recording"]
 
@@ -41,6 +43,7 @@ class Laws:
         self.deferred = deferred or Deferred()
         self._storages: dict[int, tuple[StorageWeakRef, Regions]] = {}
         self._draws = 0
+        self._given: dict[int, tuple[weakref.ref[torch.Tensor], Law, Callable[[], torch.Tensor]]] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -60,6 +63,9 @@ class Laws:
 
     def law(self, parameter: torch.Tensor) -> Law:
         """The law of a parameter; measured on its values where no initialiser was seen."""
+        given = self._given.get(id(parameter))
+        if given is not None and given[0]() is parameter:
+            return given[1]
         tag = self.common(parameter)
         if tag is not None and tag.kind in _INDEPENDENT:
             return _independent(tag, parameter)
@@ -98,10 +104,21 @@ class Laws:
         (mean, std), last = mixture(parts), parts[-1][1]
         return Law("mixed", mean, std, moments, last.location, regions=tuple(_region(n, part) for n, part in parts))
 
+    def give(self, parameter: torch.Tensor, law: Law, load: Callable[[], torch.Tensor]) -> None:
+        """The parameter has values of its own, whatever it was drawn from.
+
+        Args:
+            load: reads them.
+        """
+        self._given[id(parameter)] = weakref.ref(parameter), law, load
+
     def fill(self, tensor: torch.Tensor) -> None:
-        """Draw the values of a tensor that waits for them."""
+        """Draw the values of a tensor that waits for them, or read them."""
         if tensor in self.deferred:
             self.deferred.fill(tensor, self._regions(tensor) or Regions())
+            given = self._given.get(id(tensor))
+            if given is not None and given[0]() is tensor:
+                tensor.data.copy_(given[2]())
 
     def realise(self, model: nn.Module) -> None:
         """Give every parameter and buffer of ``model`` its values."""
@@ -119,13 +136,16 @@ class Laws:
         regions = self._regions(tensor)
         key = storage_key(tensor)
         if key is not None and regions is not None and any(tag.kind == "uninitialised" for _, _, tag in regions.parts):
-            parts = tuple((a, b, Tag.unknown() if tag.kind == "uninitialised" else tag) for a, b, tag in regions.parts)
+            shown = replace(Tag.unknown(), location=locate())
+            parts = tuple((a, b, shown if tag.kind == "uninitialised" else tag) for a, b, tag in regions.parts)
             self._storages[key] = self._storages[key][0], replace(regions, parts=parts)
 
     def draws(self, tensor: torch.Tensor) -> tuple[object, ...] | None:
         """What tells apart the draws of two tensors without values; None if the tensor has values."""
         if tensor not in self.deferred:
             return None
+        if id(tensor) in self._given:
+            return (id(tensor),)
         regions, span = self._regions(tensor), _span(tensor)
         if regions is None or span is None:
             return (id(tensor),)
@@ -167,10 +187,14 @@ class Laws:
         """Something with a law was written to the tensor's memory before."""
         return self._regions(tensor) is not None
 
-    def write(self, tensor: torch.Tensor, tag: Tag) -> None:
-        """``tensor`` was overwritten with draws from ``tag``."""
+    def write(self, tensor: torch.Tensor, tag: Tag, *, anew: bool = False) -> None:
+        """``tensor`` was overwritten with draws from ``tag``.
+
+        Args:
+            anew: also note values without a law where nothing is known of the memory.
+        """
         key = storage_key(tensor)
-        if key is None or tensor.numel() == 0 or (not tag.known and key not in self._storages):
+        if key is None or tensor.numel() == 0 or (not tag.known and not anew and key not in self._storages):
             return
         held, regions = self._storages.get(key) or (hold(tensor), Regions())
         span = _span(tensor)
@@ -227,7 +251,15 @@ def _measured(parameter: torch.Tensor, kind: str = "values") -> Law:
     else:  # what does not learn is a table, such as one of sinusoids
         moments = Moments.of_array(values) if parameter.requires_grad else Moments.of_table(values)
     ends = float(values.min()), float(values.max())
-    return Law(kind, float(values.mean()), float(values.std()), moments, low=ends[0], high=ends[1])
+    return Law(
+        kind, float(values.mean()), float(values.std()), moments, low=ends[0], high=ends[1], row_spread=_row_spread(values)
+    )
+
+
+def _row_spread(values: npt.NDArray[np.float64]) -> float:
+    """Standard deviation over mean of the rms of rows."""
+    rows = np.sqrt(np.square(values).reshape(len(values), -1).mean(1)) if values.ndim > 1 else np.zeros(1)
+    return float(rows.std() / rows.mean()) if rows.mean() > 0 else 0.0
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from gradlint.trace.graph import InputSpec
 from gradlint.trace.guess import candidates
 from gradlint.trace.leaves import Key, Values, leaves
 from gradlint.trace.overrides import placed
+from gradlint.trace.private import BATCH_NORM
 from gradlint.trace.probe import ENOUGH, Around, Prober
 from gradlint.trace.search import Refusal, misspelt, search
 from gradlint.trace.source import user_line
@@ -33,7 +34,6 @@ _SEEDS = 80
 _SHOWN = 6
 _MORE = 3  # rounds, each with more arguments
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def guessed(inputs: Any) -> bool:
@@ -99,7 +99,7 @@ def _to_be_tried(model: nn.Module, values: Values, fixed: frozenset[Key]) -> boo
     """Forward need not fail to show that a guess was wrong: too small a batch, a mask that means the opposite."""
     free = [leaf for key, leaf in leaves(values) if key not in fixed]
     return bool(free) and (
-        any(leaf.kind == "bool" for leaf in free) or (not fixed and any(isinstance(m, _BATCH_NORM) for m in model.modules()))
+        any(leaf.kind == "bool" for leaf in free) or (not fixed and any(isinstance(m, BATCH_NORM) for m in model.modules()))
     )
 
 

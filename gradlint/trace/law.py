@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 from gradlint.findings import Location
 from gradlint.moments import Moments
@@ -43,6 +47,8 @@ class Law:
         low: lower end of the support.
         high: upper end of the support.
         regions: what was written separately, in the order of memory; none where the whole was written at once.
+        row_spread: of real values: standard deviation over mean of the rms of their rows; None where only the law is known.
+        load: reads the real values that were measured.
     """
 
     kind: str
@@ -54,6 +60,8 @@ class Law:
     low: float = -math.inf
     high: float = math.inf
     regions: tuple[Region, ...] = ()
+    row_spread: float | None = None
+    load: Callable[[], npt.NDArray[np.generic]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def unwritten(self) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from gradlint.trace.private import storage_key
+from gradlint.trace.private import storage_key, view_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -145,7 +145,7 @@ class Memory:
         self.bind(tensor, node)
 
     def _base(self, tensor: torch.Tensor) -> torch.Tensor:
-        base = tensor._base if not tensor.is_inference() and tensor._is_view() else None
+        base = view_base(tensor)
         return tensor if base is None else base
 
     def _root(self, storage: _Storage, tensor: torch.Tensor) -> tuple[torch.Tensor, fx.Node | None]:

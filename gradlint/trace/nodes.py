@@ -9,6 +9,7 @@ from torch import fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from gradlint.trace.graph import Step, annotate, step
+from gradlint.trace.hollow import Filled, Hollow
 from gradlint.trace.mutation import Memory
 from gradlint.trace.names import Call
 from gradlint.trace.private import version
@@ -16,7 +17,7 @@ from gradlint.trace.source import locate
 from gradlint.trace.tree import first_floating, tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Iterable
 
     from gradlint.trace.inits import Laws
     from gradlint.trace.law import Law
@@ -33,7 +34,7 @@ class Nodes:
         hollow: tensors without values.
     """
 
-    def __init__(self, model: nn.Module, laws: Laws, hollow: Container[torch.Tensor] = ()) -> None:
+    def __init__(self, model: nn.Module, laws: Laws, hollow: Hollow | Filled | None = None) -> None:
         self.graph = fx.Graph()
         self.notes: list[str] = []
         self.chance = False  # what forward does depends on random numbers
@@ -41,7 +42,7 @@ class Nodes:
         self.grad_mode: bool | None = None  # overrides torch's inside a reentrant checkpoint
         self.memory = Memory(self.emit, self.constant)
         self.laws = laws
-        self.hollow = hollow
+        self.hollow = hollow or Filled()
         self.unknown: str | None = None  # a number made of weights alone that has no value
         self._weights_alone: set[fx.Node] = set()
         self._parameters = {id(p): name for name, p in model.named_parameters()}

@@ -21,19 +21,42 @@ if TYPE_CHECKING:
     from types import CodeType
 
 __all__ = [
+    "BATCH_NORM",
+    "CONVOLUTION",
+    "LINEAR",
+    "PAD",
+    "WEIGHT_NORM",
     "DispatchMode",
     "StorageWeakRef",
     "applying",
+    "expired",
     "global_hooks",
     "hold",
     "is_functorch_wrapped",
     "is_view_operator",
     "operator_name",
+    "original",
     "storage_key",
     "unoptimised",
     "unscripted",
     "version",
+    "view_base",
 ]
+
+BATCH_NORM: type[Any] = torch.nn.modules.batchnorm._BatchNorm
+"""What all batch normalisations derive from."""
+
+CONVOLUTION: type[Any] = torch.nn.modules.conv._ConvNd
+"""What all convolutions derive from."""
+
+LINEAR: Any = torch._C._nn.linear
+"""``F.linear`` as modules in C call it."""
+
+PAD: Any = torch._C._nn.pad
+"""``F.pad`` below its own function."""
+
+WEIGHT_NORM: Any = torch._weight_norm
+"""What ``weight_norm`` computes a weight with."""
 
 
 class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -49,6 +72,17 @@ def version(tensor: torch.Tensor) -> int | None:
     return None if tensor.is_inference() else int(tensor._version)
 
 
+def view_base(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The tensor that this one is a view of; None if it is none, or torch does not keep it (inference tensors)."""
+    return tensor._base if not tensor.is_inference() and tensor._is_view() else None
+
+
+def original(model: torch.nn.Module) -> torch.nn.Module:
+    """The module that ``torch.compile`` was given, of what it returned; any other module itself."""
+    found: torch.nn.Module = getattr(model, "_orig_mod", model)
+    return found
+
+
 def storage_key(tensor: torch.Tensor) -> int | None:
     """What two tensors that share memory have in common; None for tensors without a storage (sparse, nested)."""
     try:
@@ -60,6 +94,11 @@ def storage_key(tensor: torch.Tensor) -> int | None:
 def hold(tensor: torch.Tensor) -> StorageWeakRef:
     """Keep the address of the tensor's storage from being used again, without keeping its memory."""
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
+def expired(held: StorageWeakRef) -> bool:
+    """Nothing uses the storage any more."""
+    return bool(held.expired())  # type: ignore[no-untyped-call]
 
 
 def is_functorch_wrapped(tensor: torch.Tensor) -> bool:

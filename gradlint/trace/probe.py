@@ -21,6 +21,7 @@ from gradlint.trace.assertions import compared
 from gradlint.trace.leaves import Key, Values, leaves, made
 from gradlint.trace.names import FACTS, name_of
 from gradlint.trace.omitted import omitted
+from gradlint.trace.private import BATCH_NORM
 from gradlint.trace.source import transparent
 from gradlint.trace.state import is_lazy, preserved, seeded
 from gradlint.trace.tree import first_floating, map_tensors, tensors_in
@@ -266,7 +267,7 @@ def _listen(model: nn.Module, watch: _Watch) -> None:
         watch.meet(type(module).__name__, args, kwargs, module)
 
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BATCH_NORM):
             module.register_forward_pre_hook(count)
         elif isinstance(module, _CHECKING):
             module.register_forward_pre_hook(meet, with_kwargs=True)

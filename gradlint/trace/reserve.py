@@ -38,14 +38,15 @@ class Reserve:
         Args:
             stride: of the axes, in any order of memory; contiguous if None.
         """
-        size = -(-max(math.prod(shape) * dtype.itemsize, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+        used = math.prod(shape) * dtype.itemsize
+        size = -(-max(used, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
         if self._chunk is None or self._used + size > len(self._chunk):
             self._chunk, self._used = self._mapped(max(size, _CHUNK)), 0
         chunk, start = self._chunk, self._used
         if chunk is None:
             return None
         self._used += size
-        block = memoryview(chunk)[start : start + size]
+        block = memoryview(chunk)[start : start + used]
         storage = torch.frombuffer(block, dtype=torch.uint8).untyped_storage()
         weakref.finalize(block, chunk.madvise, mmap.MADV_DONTNEED, start, size)
         steps = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape))) if stride is None else tuple(stride)

@@ -7,8 +7,7 @@ into memory is run without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -16,29 +15,16 @@ from torch import nn
 
 from gradlint.errors import InputError, TraceError
 from gradlint.trace.deferred import LARGE
-from gradlint.trace.hollow import Hollow, UnrunnableError
+from gradlint.trace.hollow import Filled, Hollow, UnrunnableError
 from gradlint.trace.inits import Laws
 from gradlint.trace.private import storage_key
 
-__all__ = ["AFFORDABLE", "Rung", "UnrunnableError", "climbed"]
+__all__ = ["AFFORDABLE", "Rung", "UnrunnableError", "climbed", "out_of_memory"]
 
 AFFORDABLE = 1 << 28
 """Entries of parameters that may be drawn where a model cannot be run without their values: 1 GiB in single precision."""
 
 _Result = TypeVar("_Result")
-
-
-class _Nothing(AbstractContextManager[None], Container[torch.Tensor]):
-    """Every tensor has values."""
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def __contains__(self, _: object) -> bool:
-        return False
-
-    def __bool__(self) -> bool:
-        return False
 
 
 class Rung:
@@ -61,9 +47,9 @@ class Rung:
         """``real`` or ``hybrid``."""
         return "hybrid" if self._hollow else "real"
 
-    def around(self) -> Hollow | _Nothing:
+    def around(self) -> Hollow | Filled:
         """What to run forward in, once."""
-        return Hollow(self._hollow, self._laws.fill) if self._hollow else _Nothing()
+        return Hollow(self._hollow, self._laws.fill) if self._hollow else Filled()
 
     def missed(self, what: str) -> None:
         """A value is missing that matters.
@@ -78,7 +64,7 @@ class Rung:
 def climbed(model: nn.Module, laws: Laws, attempt: Callable[[Rung], _Result]) -> _Result:
     """What ``attempt`` returns on the first rung that bears it."""
     for module in model.modules():  # masks and tables are known, whatever their size
-        for value in (*vars(module).values(), *module._buffers.values()):
+        for value in (*vars(module).values(), *module.buffers(recurse=False)):
             if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
                 laws.fill(value)
     parameters = list(model.parameters())
@@ -97,11 +83,11 @@ def climbed(model: nn.Module, laws: Laws, attempt: Callable[[Rung], _Result]) ->
         return attempt(real)
     except TraceError as error:
         large = [p for p in parameters if p.numel() >= LARGE]
-        if not large or not _out_of_memory(error.__cause__):
+        if not large or not out_of_memory(error.__cause__):
             raise
     return attempt(Rung(large, laws, affordable=False))
 
 
-def _out_of_memory(error: BaseException | None) -> bool:
-    """Torch has its own error on accelerators, but none in CPU memory."""
+def out_of_memory(error: BaseException | None) -> bool:
+    """What was raised says that there is too little memory; torch has an error of its own for that on accelerators only."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

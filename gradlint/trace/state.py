@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
 import sys
 from collections import deque
@@ -19,7 +20,7 @@ from gradlint.trace.private import unoptimised, unscripted
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
-__all__ = ["SEED", "drawn_outside", "eager", "is_lazy", "preserved", "seeded", "uncompiled"]
+__all__ = ["SEED", "drawn_outside", "eager", "is_lazy", "preserved", "seeded", "settled", "uncompiled"]
 
 SEED = 0
 _CHEAP = 50_000_000
@@ -54,6 +55,19 @@ def drawn_outside() -> Iterator[list[str]]:
     before: Any = numpy
     if now["state"]["pos"] != before["state"]["pos"] or not np.array_equal(now["state"]["key"], before["state"]["key"]):
         found.append("numpy.random")
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Within it the collector of garbage looks only at what is made within it: a process that has imported torch holds much."""
+    if gc.get_freeze_count():  # somebody else did that
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def is_lazy(model: nn.Module) -> bool:

@@ -24,6 +24,7 @@ class Tag:
     Args:
         low: end of the support.
         high: end of the support.
+        core: mean and standard deviation of the Gaussian of which this is the part within the support.
         draw: tags with the same number describe the same draws; 0 is none of them.
     """
 
@@ -34,6 +35,7 @@ class Tag:
     high: float = math.inf
     location: Location | None = None
     label: str = ""
+    core: tuple[float, float] | None = None
     draw: int = 0
 
     @staticmethod
@@ -80,7 +82,8 @@ class Tag:
         ends = sorted((self.low * scale + shift, self.high * scale + shift))
         kind = "identity" if self.kind == "identity" and shift == 0.0 else self.kind
         mean, std = self.mean * scale + shift, self.std * abs(scale)
-        return replace(self, kind=kind, mean=mean, std=std, low=ends[0], high=ends[1], label="")
+        core = None if self.core is None else (self.core[0] * scale + shift, self.core[1] * abs(scale))
+        return replace(self, kind=kind, mean=mean, std=std, low=ends[0], high=ends[1], label="", core=core)
 
     def same_law(self, other: Tag) -> bool:
         """Both describe the same distribution (wherever and however it was written)."""
@@ -164,7 +167,7 @@ def truncated_normal(mean: float, std: float, low: float, high: float) -> Tag:
     at_a, at_b = _UNIT.pdf(a), _UNIT.pdf(b)
     first = (at_a - at_b) / mass
     second = 1 + ((a * at_a if math.isfinite(a) else 0.0) - (b * at_b if math.isfinite(b) else 0.0)) / mass
-    return Tag("normal", mean + std * first, std * math.sqrt(max(second - first**2, 0.0)), low, high)
+    return Tag("normal", mean + std * first, std * math.sqrt(max(second - first**2, 0.0)), low, high, core=(mean, std))
 
 
 def erfinv_of_uniform(low: float, high: float) -> Tag:

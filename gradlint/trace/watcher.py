@@ -48,6 +48,8 @@ class Watcher(DispatchMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if self._laws.deferred.filling:
+            return func(*args, **kwargs)
         name = operator_name(func)
         if self._building:
             made = self._made(name, args, kwargs) if name in FACTORIES else None
@@ -59,7 +61,9 @@ class Watcher(DispatchMode):
         out = kwargs.get("out")
         written = out if out is not None else args[0] if name.endswith("_") and args else None
         if written is None and name not in LAWFUL and Initialiser.running() is None:
-            return result  # new memory, of which nothing is known
+            if self._building:  # new memory, of which nothing is known but the line
+                self._noted(args, result, fresh=name == "lift_fresh")
+            return result
         if isinstance(written, torch.Tensor):
             self._update(name, args, kwargs, written)
         elif name == "linalg_qr":
@@ -106,9 +110,10 @@ class Watcher(DispatchMode):
         """A step of an initialiser whose end is known: it need not be made."""
         initialiser = Initialiser.running()
         target = None if initialiser is None else initialiser.arguments.get("tensor")
-        if initialiser is None or target not in self._laws.deferred or (tag := initialiser.law(target)) is None:
+        if initialiser is None or not isinstance(target, torch.Tensor) or target not in self._laws.deferred:
             return None
-        if tag.kind == "identity":
+        tag = initialiser.law(target)
+        if tag is None or tag.kind == "identity":
             return None
         if written is not None:
             self._update(name, args, kwargs, written)
@@ -156,6 +161,12 @@ class Watcher(DispatchMode):
             label = "" if initialiser is None else initialiser.label
             tag = replace(tag, location=locate() or tag.location, label=label, draw=tag.draw or self._laws.next_draw(tag))
         self._laws.write(result, tag)
+
+    def _noted(self, args: Any, result: Any, *, fresh: bool) -> None:
+        """The values of ``result`` come from here."""
+        for tensor in tensors_in(result):
+            if tensor.is_floating_point() and (not self._laws.knows(tensor) if fresh else not self._is_view(tensor, args)):
+                self._laws.write(tensor, replace(Tag.unknown(), location=locate()), anew=True)
 
     def _is_view(self, tensor: torch.Tensor, args: Any) -> bool:
         key = storage_key(tensor)

@@ -9,7 +9,8 @@ moments of pairs of steps close among themselves, forward (:mod:`~gradlint.twoti
 from gradlint.twotime.cells import CELLS, Cell, Drive
 from gradlint.twotime.gradients import Backward, Seeds, backward
 from gradlint.twotime.layer import Forward, forward
-from gradlint.twotime.tables import Even, Known, Masked, Mirrored, Mixed, Rows, Settled, Table, in_unit
+from gradlint.twotime.tables import Even, Known, Settled, Table, in_unit
+from gradlint.twotime.views import Masked, Mirrored, Mixed, Rows
 
 __all__ = [
     "CELLS",

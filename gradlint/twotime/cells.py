@@ -21,6 +21,7 @@ import numpy as np
 
 from gradlint.moments import Array
 from gradlint.twotime.curves import ORDERS, RELU, SIGMOID, TANH, Curve, paired, powers
+from gradlint.twotime.gated import Candidate
 
 __all__ = ["CELLS", "Cell", "Drive", "Gru", "Lstm", "Rnn", "Row", "scanned"]
 
@@ -118,6 +119,7 @@ class Cell:
     projected: tuple[float, float] = (1.0, 1.0)
     q: Array = field(init=False)
     memory: Array = field(init=False)
+    _means: Array = field(init=False)
 
     curves: ClassVar[Sequence[Curve]] = ()
     behind: ClassVar[Sequence[bool]] = ()
@@ -233,28 +235,36 @@ class Lstm(Cell):
 class Gru(Cell):
     """Cho et al. 2014; PyTorch's gate order r, z, n, and its z multiplies the state."""
 
-    curves, behind, carrier = (SIGMOID, SIGMOID, TANH), (False, False, False), 1
+    curves, behind, carrier = (SIGMOID, SIGMOID), (False, False, False), 1
     open = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._candidate = Candidate(self.drives[2].mean, self.steps)
+
+    def grow(self, steps: int) -> None:
+        """Make room for more steps."""
+        self._candidate.grow(steps - self.steps)
+        super().grow(steps)
+
     def _row(self, x: Array, t: int) -> Row:
-        (r, r_), (z, z_) = (self._gate(k, x, t) for k in range(2))
-        drive = self.drives[2]
-        inner = (drive.h * self.q[:, t, : t + 1] + drive.var[1])[:, None] + drive.mean[1] ** 2
-        reset, keeps = self._gates[0].means[:, : t + 1], self._gates[1].means[:, : t + 1]
-        known = drive.mean[0] + reset * drive.mean[1]
-        constant = reset[:, t, None] * reset * drive.mean[1] ** 2
-        n, n_ = self._gates[2].step(known[:, t], (drive.x * x + drive.var[0])[:, None] + r * inner - constant)
+        (r, _), (z, z_) = (self._gate(k, x, t) for k in range(2))
+        reset, drive = self.drives[0], self.drives[2]
+        states = self.q[:, t, : t + 1]
+        gate = sum(reset.mean), reset.x * x + reset.h * states + sum(reset.var)
+        n = self._candidate.step(gate, r[:, 0], drive.x * x + drive.var[0], drive.h * states + drive.var[1])
+        keeps = self._gates[1].means[:, : t + 1]
         open_, mix = 1 - keeps, 1 - keeps[:, t, None] - keeps + z
         before = self.memory[:, :, t, : t + 1].copy()
         cross = ((keeps[:, t, None] - z) / open_, (keeps - z) / open_[:, t, None])
-        memory, earlier, later = self._behind(mix * n, keeps, z, cross, t)
+        memory, earlier, later = self._behind(mix * n.value, keeps, z, cross, t)
         hidden = np.tensordot(self.weights, memory, (0, 1))
         self._kept(t, hidden, memory)
         self.q[:, t + 1, 0] = self.q[:, 0, t + 1] = np.tensordot(self.weights, self.memory[:, :, t + 1, 0], (0, 1))
-        means = self._mean_memory(open_[:, t] * self._gates[2].means[:, t], keeps[:, t], t)
-        to_z = z_ * (before + n - earlier / open_ - later / open_[:, t, None])
-        to_x = [mix * n_ * inner * r_, to_z, mix * n_]
-        return Row(hidden, float(self.weights @ means[:, t]), keeps[:, t], z, np.ones_like(z), to_x, [*to_x[:2], mix * n_ * r])
+        means = self._mean_memory(open_[:, t] * self._candidate.means[:, t], keeps[:, t], t)
+        to_z = z_ * (before + n.value - earlier / open_ - later / open_[:, t, None])
+        to_x = [mix * n.to_reset, to_z, mix * n.to_x]
+        return Row(hidden, float(self.weights @ means[:, t]), keeps[:, t], z, np.ones_like(z), to_x, [*to_x[:2], mix * n.to_h])
 
 
 def scanned(x: Array, keeps: Array) -> Array:

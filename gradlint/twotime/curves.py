@@ -16,7 +16,7 @@ import numpy as np
 
 from gradlint.moments import Array
 
-__all__ = ["ORDERS", "RELU", "SIGMOID", "TANH", "Curve", "paired", "powers"]
+__all__ = ["ORDERS", "RELU", "SIGMOID", "TANH", "Curve", "expanded", "paired", "points", "powers"]
 
 ORDERS = 24
 """Hermite coefficients that are kept; what they miss is counted as one term of order :data:`_TAIL`."""
@@ -73,7 +73,13 @@ def _basis() -> tuple[Array, Array, Array]:
     return z, weights, np.stack(rows) * weights
 
 
-def _expanded(values: Array) -> Array:
+def points() -> Array:
+    """Where functions are evaluated."""
+    return _basis()[0]
+
+
+def expanded(values: Array) -> Array:
+    """Coefficients of functions given at :func:`points`, one per row, and the root of what they miss."""
     _, weights, basis = _basis()
     kept = values @ basis.T
     rest = np.sqrt(np.maximum(values**2 @ weights - (kept**2).sum(1), 0.0))
@@ -85,7 +91,7 @@ def _smooth(function: Callable[[Array], Array], slope: Callable[[Array], Array])
 
     def expand(mean: Array, std: Array) -> tuple[Array, Array]:
         values = function(mean[:, None] + std[:, None] * _basis()[0])
-        return _expanded(values), _expanded(slope(values))
+        return expanded(values), expanded(slope(values))
 
     return expand
 

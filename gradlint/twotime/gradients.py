@@ -20,7 +20,8 @@ import numpy as np
 from gradlint.moments import Array
 from gradlint.twotime.cells import scanned
 from gradlint.twotime.layer import Forward
-from gradlint.twotime.tables import Rows, Settled, Stretch, Table, highest, in_unit
+from gradlint.twotime.tables import Settled, Stretch, Table, in_unit
+from gradlint.twotime.views import Rows, highest
 
 __all__ = ["Backward", "Seeds", "Sum", "backward", "extrapolated"]
 
@@ -38,8 +39,8 @@ _WORTH = 8
 _STILL = 1e-6
 """Change in bits per step where what arrives and what is lost balance."""
 
-_SURE = 0.02
-"""Bits, of a mean square, that the last of the skipped steps may be off by."""
+_SURE = 5e-4
+"""Share of the growth, and bits on top of it, that two halves of the last steps may differ by in what they tell of the others."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class _Run:
         """Continue to where steps differ by the growth per step that the last ones tell; returns the last step that is done."""
         seeds, level = self._seeds.output, float(np.abs(self._memory[..., 0]).max(initial=0.0))
         self._levels.append(math.log2(level) + 2 * self._unit if level > 0.0 else -math.inf)
-        end = max(self._fw.keeps.shape[1], self._fw.x.rests, 0 if seeds is None else seeds.steady(t))
+        end = int(max(self._fw.keeps.shape[1], self._fw.x.rests, 0 if seeds is None else seeds.steady(t)))
         steps = t - end
         if steps < _WORTH or len(self._levels) < self._look:
             return t
@@ -265,7 +266,8 @@ def extrapolated(levels: Array, last: int, steps: int) -> Array | None:
     )
     ahead = 1.0 / np.arange(last + 1, last + steps + 1)
     found = [c[0] + c[1] * ahead + c[2] * ahead**2 for c in (first, second, whole)]
-    return found[2] if abs((found[0] - found[1]).sum()) < _SURE else None
+    first_, second_, best = (float(x.sum()) for x in found)
+    return found[2] if abs(first_ - second_) < _SURE * (100 + abs(best)) else None
 
 
 def _two(x: Array) -> Array:

@@ -20,6 +20,7 @@ from gradlint.errors import BuildError, InputError, TargetError, TraceError
 from gradlint.trace.ambient import ambient_kept
 from gradlint.trace.arguments import Arguments
 from gradlint.trace.graph import InputSpec
+from gradlint.trace.private import view_base
 from gradlint.trace.state import seeded, uncompiled
 from gradlint.trace.tree import first_floating
 from gradlint.verification.inputs import Inputs, bounded, draw
@@ -296,7 +297,7 @@ class _Outputs:
                 heard = True
 
             output.register_hook(backward)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            whole = output._base  # noqa: SLF001
+            whole = view_base(output)
             if whole is not None and whole.requires_grad and whole.numel() == output.numel():
                 whole.register_hook(partial(backward, base=True))  # type: ignore[no-untyped-call]
 

@@ -55,15 +55,13 @@ class Judged:
 
 def judged(context: Context, along: str = "sequence") -> Iterator[Judged]:
     """The recurrences in time (``sequence``) or in depth, one for those that share a line and a curve."""
-    length = context.settings.sequence_length_of(context.target)
     seen = set()
     for recurrence in context.paths.recurrences:
         if recurrence.along != along:
             continue
-        steps = length if length is not None and along == "sequence" else recurrence.steps
-        parameter = recurrence.parameters[0] if recurrence.parameters else None
-        place = context.constructed(recurrence.module) if parameter is None else context.guilty_line(parameter)
-        found = Judged(recurrence, steps, recurrence.curve.at(steps), place, parameter or recurrence.module)
+        steps, place = context.steps_of(recurrence), context.place_of(recurrence)
+        name = recurrence.parameters[0] if recurrence.parameters else recurrence.module
+        found = Judged(recurrence, steps, recurrence.curve.at(steps), place, name)
         key = (place, round(recurrence.curve.per_step, 6), steps)
         if key not in seen:
             seen.add(key)

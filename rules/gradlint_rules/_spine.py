@@ -57,6 +57,7 @@ def path_findings(rule: Rule, context: Context, sign: int, limits: tuple[float, 
             f"the gradient is {verb} {times(typical)} from the loss to the input in a typical draw of the weights: narrow layers"
         )
     notes = [_depth_note(per_layer, reaches, count)] if not by_chance else []
+    notes += _where(context, sign)
     if asleep:
         notes.append("no gradient passes at first: this is what does once the zeros behind have moved")
     if abs(context.typical) > 1.0:
@@ -92,6 +93,23 @@ def stretch(segments: Sequence[Segment], group: Sequence[Segment]) -> Sequence[S
     if first > 0 and segments[first - 1].cause in ("activation", "norm"):
         first -= 1
     return segments[first : last + 1]
+
+
+def _where(context: Context, sign: int) -> list[str]:
+    """The stretch where it happens, if that is less than half of the way; the law of depth, if blocks do not all gain alike."""
+    paths, notes = context.paths, []
+    worst = paths.worst(sign)
+    if worst and 2 * len(worst) < len(paths.segments):
+        ends = f"{worst[0].module or worst[0].start} and {worst[-1].module or worst[-1].end}"
+        notes.append(f"{times(sum(s.log2 for s in worst))} of it between {ends}")
+    for repeat in paths.repeats:
+        total = sum(repeat.log2)
+        if repeat.law.kind == "algebraic" and sign * total > abs(paths.log2 or 0.0) / 2:
+            power = f"(L + 1)^{repeat.law.rate:.2g}"
+            notes.append(
+                f"{times(total)} over {len(repeat.modules)} × {repeat.pattern}, as {power} and not by a factor per block"
+            )
+    return notes
 
 
 def _depth_note(per_layer: float, reaches: int, count: int) -> str:

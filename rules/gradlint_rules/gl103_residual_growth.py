@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
-from statistics import median
 
 from gradlint.rule import LIMITS, Context, Finding, Location, Rule, Segment, Severity, collapse, times
 from gradlint_rules._spine import stretch
@@ -26,9 +24,9 @@ class ResidualGrowth(Rule):
     the way back. SGD diverges, half precision overflows after some 27 blocks, and the loss starts far above that of a guess.
 
     ## How it is computed
-    The gain from one residual sum to the next, what lies between included, on the way that all gradient takes; the median of them
-    times their number. The branch's own gain g makes ``√(1 + g²)`` per sum; normalised branches add a constant instead, and grow
-    with the root of the depth only (De & Smith 2020, §3), which is not reported.
+    The gain over the residual sums, what lies between them included, on the way that all gradient takes. The branch's own gain g
+    makes ``√(1 + g²)`` per sum; normalised branches add a constant instead, and grow with the root of the depth only (De & Smith
+    2020, §3). So the half of the sums nearest the loss has to show half of the growth, where those would gain half a bit.
 
     ## What to do
     Scale each branch by the number in the fix (``1/√L``), start its last layer at zero (Fixup), multiply it by a learned scalar
@@ -55,10 +53,10 @@ class ResidualGrowth(Rule):
                 groups.setdefault(context.blamed(s), []).append(s)
         for place, group in groups.items():
             chain, count = stretch(segments, group), len(group)
-            per_sum, scale = _usual(context, group), count**-0.5
-            total = per_sum * count
+            total = min(sum(s.log2 for s in chain), 2 * _late(segments, group))
             if count < _FEWEST or total < limit.warning:
                 continue
+            per_sum, scale = total / count, count**-0.5
             reaches = int(limit.warning / per_sum)
             before, behind = context.forward(group[-1].end), context.forward(group[0].start)
             notes = [f"{times(per_sum)} per sum: within the healthy band up to {reaches} sums, the model has {count}"]
@@ -87,8 +85,7 @@ class ResidualGrowth(Rule):
             )
 
 
-def _usual(context: Context, group: Sequence[Segment]) -> float:
-    """Bits from one sum to the next, in the median: a stream that starts small grows once, at its first branch, and no more."""
-    gains = context.paths.gains
-    ends = [gains[s.start] for s in group] + [gains[group[-1].end]]
-    return median(after - before for before, after in pairwise(ends))
+def _late(segments: Sequence[Segment], group: Sequence[Segment]) -> float:
+    """Bits over the half of the sums nearest the loss: half a bit for a stream of normalised branches, whatever its depth."""
+    first, middle = segments.index(group[0]), segments.index(group[len(group) // 2])
+    return sum(s.log2 for s in segments[first:middle])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from gradlint.rule import LIMITS, NEUTRAL, Context, Finding, Location, Rule, Segment, Severity, collapse, times
+from gradlint_rules._spine import stretch
 
 __all__ = ["BatchnormWithoutSkip"]
 
@@ -47,12 +48,12 @@ class BatchnormWithoutSkip(Rule):
         limit = LIMITS["batchnorm_chain"]
         for chain in _chains(context.paths.segments):
             norms = [s for s in chain if s.cause == "norm" and context.op(s.start) == "batch_norm"]
-            inside = chain[chain.index(norms[0]) : chain.index(norms[-1]) + 1] if norms else []
+            inside = _layers(chain, norms)
             total, count = sum(s.log2 for s in inside), len(norms)
             if count < 2 or total < limit.warning:
                 continue
-            per_layer = total / (count - 1)
-            reaches = int(limit.warning / per_layer) + 1
+            per_layer = total / count
+            reaches = int(limit.warning / per_layer)
             places: dict[Location | None, list[Segment]] = {}
             for s in norms:
                 places.setdefault(context.blamed(s), []).append(s)
@@ -79,6 +80,14 @@ class BatchnormWithoutSkip(Rule):
                 fix=f"add a skip connection around every one or two of the {count} layers, or keep {reaches} of them",
                 claim=context.claim(inside, total),
             )
+
+
+def _layers(chain: Sequence[Segment], norms: Sequence[Segment]) -> Sequence[Segment]:
+    """Whole layers: each norm with the activation behind it and the weights in front of it, whose scale it undoes."""
+    if not norms:
+        return ()
+    end = next((i for i in range(chain.index(norms[-1]), len(chain)) if chain[i].cause == "weights"), len(chain) - 1)
+    return stretch(chain[: end + 1], [norms[0], chain[end]])
 
 
 def _chains(segments: Sequence[Segment]) -> Iterator[Sequence[Segment]]:

@@ -28,7 +28,8 @@ class CorrelationCollapse(Rule):
     ## How it is computed
     The correlation ρ of two samples (and of two positions) in every tensor that all gradient passes, by the map of correlations
     of each op (Poole et al. 2016; Schoenholz et al. 2017, eq. 9), on independent white-noise inputs. Behind a mean over many
-    positions nothing is judged: it makes noise alike, and images not.
+    positions nothing is judged: it makes noise alike, and images not. Samples are judged over twelve layers and more: what the
+    biases of a few layers do is mended in the first steps.
 
     ## What to do
     Add skip connections, normalise with BatchNorm, or use fewer layers: the fix says how many stay within the limit. Around
@@ -56,7 +57,7 @@ class CorrelationCollapse(Rule):
             crossed = next(at for at in judged if at.log2 <= limit.warning)
             layers, within = (_until(context, at, axis) for at in (judged[-1], crossed))
             group = _most(context, layers)
-            if not group:
+            if not group or (axis == "samples" and len(layers) < LIMITS["collapse_layers"].warning):
                 continue
             what = "different inputs" if axis == "samples" else "different positions of one input"
             share = 2.0 ** judged[-1].log2

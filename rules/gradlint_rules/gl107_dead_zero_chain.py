@@ -49,8 +49,8 @@ class DeadZeroChain(Rule):
         matrices = [name for name in found.zeros if len(context.parameters[name].shape) > 1]
         for name in matrices or found.zeros or found.dead:
             groups.setdefault(context.guilty_line(name), []).append(name)
-        entries = {name: math.prod(record.shape) for name, record in context.parameters.items() if record.requires_grad}
-        dead = sum(entries[name] for name in found.dead)
+        trained = [name for name, record in context.parameters.items() if record.requires_grad and len(record.shape) > 1]
+        dead = [name for name in found.dead if name in trained]
         for place, names in groups.items():
             fan_in = max(math.prod(context.parameters[name].shape[1:]) for name in names)
             many = f"{len(names)} tensors of zeros are" if len(names) > 1 else f"{names[0]}, zero at the start, is"
@@ -58,9 +58,9 @@ class DeadZeroChain(Rule):
                 context,
                 place,
                 f"{many} multiplied with zeros on every path: no gradient ever reaches {len(found.dead)} parameters",
-                severity=Severity.ERROR if 2 * dead > sum(entries.values()) else Severity.WARNING,
+                severity=Severity.ERROR if 2 * len(dead) >= len(trained) else Severity.WARNING,
                 module=names[0].rpartition(".")[0],
-                evidence={"quantity": "entries that never move", "measured": dead, "expected": 0, "of": sum(entries.values())},
+                evidence={"quantity": "weights that never move", "measured": len(dead), "expected": 0, "of": len(trained)},
                 instances=[collapse(names)],
                 notes=[f"dead as well: {collapse(name for name in found.dead if name not in names)}"]
                 if len(found.dead) > len(names)

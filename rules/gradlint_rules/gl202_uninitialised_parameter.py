@@ -14,14 +14,15 @@ class UninitialisedParameter(Rule):
 
     ## What it finds
     Parameters that come from ``torch.empty``, ``torch.Tensor(n, m)``, ``torch.FloatTensor(n, m)``, ``torch.empty_like``,
-    ``new_empty``, ``nn.utils.skip_init`` or ``to_empty``, of which some or all entries are never written while the model is built.
+    ``new_empty``, ``nn.utils.skip_init`` or ``to_empty``, of which some or all entries are never written while the model
+    is built.
 
     ## Why it matters
     They hold what the memory held before: zeros in one process, 1e38 or NaN in the next. A seed does not help, a test may pass by
     luck, and the loss is NaN on another machine.
 
     ## How it is computed
-    Exactly, without gradients: every write to the parameter's memory is recorded while the model is constructed, region by region.
+    Exactly, without gradients: while the model is constructed every write to the parameter's memory is recorded, with its place.
     Memory that something other than torch was shown (``.numpy()``, ``data_ptr``) counts as written.
 
     ## What to do

@@ -73,4 +73,4 @@ def _classifies(context: Context, layer: Layer, vocabularies: set[int]) -> bool:
     """A softmax follows, or the outputs are the words of a vocabulary."""
     shape = layer.call.shape
     behind = any(call.op in _PROBABILITIES for call in context.evidence.ops.ahead(layer.call.name))
-    return len(shape) > 1 and shape[-1] > 1 and (behind or (len(shape) > 2 and shape[-1] in vocabularies))
+    return len(shape) > 1 and shape[-1] > 1 and (behind or shape[-1] in vocabularies)

@@ -40,10 +40,14 @@ class DeadUnits(Rule):
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
         limit = LIMITS["dead"]
-        groups: dict[Location | None, list[Activation]] = {}
+        calls: dict[tuple[str, Location | None], list[Activation]] = {}
         for seen in context.evidence.activations:
-            if seen.off >= limit.warning:
-                groups.setdefault(seen.call.location, []).append(seen)
+            calls.setdefault((seen.call.module, seen.call.location), []).append(seen)
+        groups: dict[Location | None, list[Activation]] = {}
+        for (_, place), same in calls.items():
+            most = min(same, key=lambda seen: seen.off)  # a unit that is on in one of its calls is alive
+            if most.off >= limit.warning:
+                groups.setdefault(place, []).append(most)
         for place, members in groups.items():
             worst = max(members, key=lambda seen: seen.off)
             source = context.forward(worst.call.inputs[0].node)

@@ -46,7 +46,9 @@ class SoftmaxOverOneElement(Rule):
                 continue
             axis = call.axis(1, "dim")
             layer = widths.get(context.evidence.ops.origin(call.inputs[0].node))
-            fixed = layer is not None and layer.call.shape[-1] == 1 and axis == len(call.shape) - 1
+            fixed = (
+                layer is not None and layer.call.shape[-1] == 1 and layer.call.shape == call.shape and axis == len(call.shape) - 1
+            )
             if call.shape[axis] == 1 and context.evidence.ops.learned(call.inputs[0].node):
                 groups.setdefault(call.location, []).append((call, fixed))
         for place, members in groups.items():

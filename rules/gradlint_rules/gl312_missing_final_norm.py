@@ -48,13 +48,15 @@ class MissingFinalNorm(Rule):
                 continue
             growth = math.log2(stream.rms[-1] / stream.rms[0])
             heads = [layers[c.name] for c in context.evidence.ops.ahead(stream.sums[-1].name, _pools) if c.name in layers]
-            if growth < LIMITS["unnormed"].warning or not heads or not all(head.output for head in heads):
+            if growth < LIMITS["unnormed"].warning / 2 or not heads or not all(head.output for head in heads):
                 continue
             head = heads[0]
             yield self.finding(
                 context,
                 context.constructed(head.weight.rpartition(".")[0]) or head.call.location,
-                f"the head reads a stream of {len(stream.sums)} residual sums without a norm: it has grown {times(growth)}",
+                f"the head reads a stream of {len(stream.sums)} residual sums without a norm: grown {times(growth)}, to an "
+                f"rms of {stream.rms[-1]:.2g}",
+                severity=Severity.WARNING if stream.rms[-1] >= 2.0 ** LIMITS["unnormed"].warning else Severity.INFO,
                 module=head.call.module,
                 evidence={"quantity": "rms of the stream", "measured": stream.rms[-1], "expected": 1.0, "log2": growth},
                 instances=[collapse(call.module or call.name for call in stream.sums)],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gradlint.rule import LIMITS, Claim, Context, Factor, Finding, Place, Rule, Severity, bits, times
+from gradlint.rule import LIMITS, Context, Factor, Finding, Rule, Severity, bits, times
 from gradlint_rules._recurrence import Judged, judged, other_cells
 
 __all__ = ["RecurrentSpectralRadius"]
@@ -54,7 +54,6 @@ class RecurrentSpectralRadius(Rule):
             fine = found.steps if reach is None else reach
             radius = _radius(context, found)
             about = f" (spectral radius {radius:.3g})" if radius is not None else ""
-            traced = found.steps == found.recurrence.steps and found.recurrence.parameters
             yield self.finding(
                 context,
                 found.place,
@@ -75,7 +74,6 @@ class RecurrentSpectralRadius(Rule):
                 instances=[found.name],
                 notes=tuple(other_cells(found, found.steps)),
                 fix=_fix(context, found, radius),
-                claim=Claim((Place("parameter", found.name),), found.log2) if traced else None,
             )
 
 

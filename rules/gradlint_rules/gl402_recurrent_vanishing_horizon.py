@@ -26,7 +26,8 @@ class RecurrentVanishingHorizon(Rule):
     ## How it is computed
     The gradient of the last state is followed back step by step. Its norm settles to a factor per step: the radius times the
     slope of the activation in a plain cell, about ``E f + g`` in a gated one (f: the gate that keeps the state, g: what the
-    recurrent weights add). Credit reaches as far as the gradient is above the limit of vanishing-path.
+    recurrent weights add). Credit reaches as far as the gradient is above the limit of vanishing-path. Diagonal scans
+    (state-space models) are left out: each entry of their state has a rate of its own, and the slowest one carries credit.
 
     ## What to do
     Raise the bias of the gate that keeps the state (to ``ln(T - 1)`` for a memory of T steps), initialise a plain recurrent
@@ -51,7 +52,7 @@ class RecurrentVanishingHorizon(Rule):
         for found in judged(context):
             needed = horizon or found.steps
             log2 = found.curve.at(needed)
-            if log2 > limit.warning:
+            if log2 > limit.warning or found.recurrence.diagonal:
                 continue
             reach = found.curve.reach(limit.warning) or 0
             starved = found.recurrence.starved

@@ -48,7 +48,7 @@ class ForgetGateBias(Rule):
         limit = LIMITS["vanish"].warning
         for found in judged(context):
             keeps, needed = found.recurrence.keeps, horizon or found.steps
-            if keeps is None or not lets_go(found) or found.curve.at(needed) > limit:
+            if keeps is None or found.recurrence.diagonal or not lets_go(found) or found.curve.at(needed) > limit:
                 continue
             right = 1 - 1 / max(needed, 2)
             yield self.finding(
@@ -69,14 +69,15 @@ class ForgetGateBias(Rule):
                     Factor("weights", found.curve.per_step - bits(keeps), "what the recurrent weights add"),
                 ),
                 instances=[found.name],
-                fix=_fix(found, needed),
+                fix=_fix(found, needed, tried=horizon is not None),
             )
 
 
-def _fix(found: Judged, needed: int) -> str:
+def _fix(found: Judged, needed: int, *, tried: bool) -> str:
+    """The bias, and what the cell does with it where the task's horizon is known."""
     bias = max(1.0, math.log(max(needed - 1, 2)))
     fix = f"a bias of {bias:.2g} on it, ln(T - 1) for T = {needed}"
-    curve = found.recurrence.biased(bias)
+    curve = found.recurrence.biased(bias) if tried else None
     if curve is None:
         return fix
     return f"{fix}: {rate(curve)} per step, credit reaches {within(curve, LIMITS['vanish'].warning)}"

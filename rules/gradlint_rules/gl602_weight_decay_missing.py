@@ -67,7 +67,7 @@ class WeightDecayMissing(Rule):
                 optimizer.location,
                 f"{optimizer.name or 'the optimiser'} decays no weights, and theirs amplify the gradient {times(gain)}"
                 if excess
-                else f"{optimizer.name or 'the optimiser'} decays no weights; {len(normed)} of {len(layers)} stand before a norm: "
+                else f"{optimizer.name or 'the optimiser'} decays no weights, and {len(normed)} of {len(layers)} precede a norm: "
                 "nothing bounds their size",
                 severity=Severity.WARNING if excess else Severity.INFO,
                 module=grown[0].module if excess else "",

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from gradlint.config import Settings
+from gradlint.engine import lint_script
 from gradlint.errors import LoadError
 from gradlint.load import capture
+from gradlint.trace import described, step, trace
 
 NET = """
 from torch import nn
@@ -84,7 +88,7 @@ def test_the_first_call_that_trains_is_captured_with_its_arguments(script, capsy
     loaded = capture(script(TRAIN), ["--width", "8"])
     assert (list(sys.argv), list(sys.path), sys.modules["__main__"], nn.Module.__call__) == before
     assert (loaded.name, loaded.file, loaded.instance) == ("Net", "train.py", True)
-    model, (args, kwargs) = loaded.build(), loaded.call
+    model, args, kwargs = loaded.build(), loaded.call.args, loaded.call.kwargs
     assert torch.equal(args[0], torch.zeros(5, 8))
     assert kwargs["mask"].shape == (5, 3)
     assert (model.training, model.norm.training) == (True, False)
@@ -109,7 +113,7 @@ def test_findings_are_on_the_lines_of_the_script(script, gradlint):
 def test_a_class_by_its_name(script):
     loaded = capture(f"{script(TRAIN)}:Linear", ["--width", "8"])
     assert type(loaded.build()) is nn.Linear
-    assert loaded.call[0][0].shape == (5, 8)
+    assert loaded.call.args[0].shape == (5, 8)
 
 
 def test_a_module_as_python_m_takes_it(script):
@@ -210,3 +214,33 @@ def test_the_working_directory_is_restored(script, tmp_path):
     text = "import os, torch\nfrom torch import nn\nos.chdir('elsewhere')\nnn.Linear(2, 2)(torch.ones(1, 2))\n"
     capture(script(text))
     assert tmp_path.samefile(".")
+
+
+AUTOCAST = """
+import torch
+from net import Net
+
+model = Net(8)
+x = torch.zeros(5, 8)
+with torch.autocast("cpu", dtype=torch.bfloat16):
+    model(x)
+"""
+
+
+def test_the_autocast_around_the_call_is_entered_again(script):
+    loaded = capture(script(AUTOCAST))
+    assert loaded.call.autocast == (("cpu", torch.bfloat16),)
+    assert not torch.is_autocast_enabled("cpu")
+    seen = []
+    loaded.build().head.register_forward_hook(lambda _m, _a, out: seen.append((out.dtype, torch.is_autocast_enabled("cpu"))))
+    given = replace(described(loaded.build(), loaded.call.args, loaded.call.kwargs), autocast=loaded.call.autocast)
+    traced = trace(loaded.build(), given, as_is=True)
+    assert seen
+    assert set(seen) == {(torch.bfloat16, True)}
+    assert step(next(n for n in traced.graph.nodes if n.name == traced.output)).dtype == "bfloat16"
+    assert not torch.is_autocast_enabled("cpu")
+    assert lint_script(script(AUTOCAST), (), Settings()).failures == ()
+
+
+def test_without_autocast_there_is_none(script):
+    assert capture(script(AUTOCAST.replace("dtype=torch.bfloat16", "enabled=False"))).call.autocast == ()

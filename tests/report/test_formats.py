@@ -13,6 +13,7 @@ import pytest
 
 import gradlint
 from gradlint.comparison import Comparison, Entry, Errors, Zero
+from gradlint.config import KINDS
 from gradlint.errors import BuildError, LoadError, UsageError
 from gradlint.findings import (
     Confidence,
@@ -314,15 +315,17 @@ def test_cells_of_a_table_do_not_break_it():
             [("sarif", "a.sarif"), ("json", "b.json"), ("junit", "c.xml"), ("markdown", "d.md")],
         ),
         (["full", "sarif"], ["x.sarif"], [("sarif", "x.sarif"), ("full", None)]),
-        (["gitlab"], ["quality.json", "x.sarif"], [("gitlab", "quality.json"), ("sarif", "x.sarif")]),
+        ([], ["gitlab=quality.json", "x.sarif"], [("gitlab", "quality.json"), ("sarif", "x.sarif")]),
+        (["github"], ["x.sarif", "y.json", "-"], [("sarif", "x.sarif"), ("json", "y.json"), ("github", None)]),
+        (["gitlab", "rdjson"], ["a.json", "b.json"], [("gitlab", "a.json"), ("rdjson", "b.json")]),
         ([], ["-", "x.sarif"], [("full", None), ("sarif", "x.sarif")]),
     ],
 )
 def test_every_file_gets_its_format(formats, files, found):
-    assert assign(formats, [Path(file) for file in files]) == [(style, file and Path(file)) for style, file in found]
+    assert assign(formats, KINDS["output_file"].read(files, "here")) == [(style, file and Path(file)) for style, file in found]
 
 
-@pytest.mark.parametrize(("formats", "files"), [(["nope"], []), ([], ["report"])])
+@pytest.mark.parametrize(("formats", "files"), [(["nope"], []), ([], ["report"]), ([], ["nope=report.json"])])
 def test_a_file_without_a_format_is_refused(formats, files):
     with pytest.raises(UsageError):
-        assign(formats, [Path(file) for file in files])
+        assign(formats, KINDS["output_file"].read(files, "here"))

@@ -286,3 +286,26 @@ def test_sides_of_an_assertion():
         assert size is None
     assert compared(caught.value) is None
     assert compared(ValueError()) is None
+
+
+class Spelt(Takes, conv=lambda: nn.Conv2d(3, 4, 3)):
+    def forward(self, pairs):
+        if pairs.ndim != 5 or pairs.size(1) != 2:
+            raise ValueError("Input must be of shape (batch_size, 2, num_channels, height, width)")
+        return self.conv(pairs.flatten(0, 1))
+
+
+def test_a_shape_that_an_error_spells_out():
+    [spec] = trace(Spelt).inputs
+    assert (len(spec.shape), spec.shape[1:3]) == (5, (2, 3))
+
+
+class Patches(Takes, embed=lambda: nn.Conv3d(3, 8, (2, 4, 4), stride=(2, 4, 4))):
+    def forward(self, hidden_states, grid_thw):
+        x = self.embed(hidden_states.view(-1, 3, 2, 4, 4)).flatten(1)
+        return torch.cat([x[:n].mean(0, keepdim=True) + x[n - 1] for n in grid_thw.prod(-1).tolist()])
+
+
+def test_patches_in_a_row_with_their_grid():
+    patches, grid = trace(Patches).inputs
+    assert (patches.shape, grid.shape) == ((64, 96), (1, 3))
