@@ -52,7 +52,7 @@ def verdicts(cases: Sequence[Case]) -> list[str]:
         ("No finding where none trains", failed, lambda c: not severities(c)),
     ):
         chosen = [case for case in group if hit(case)]
-        lines += ["", f"{title}: {len(chosen)}." + (" " if chosen else "")]
+        lines += ["", f"{title}: {len(chosen)}.", ""]
         lines += [f"- {described(case)}" for case in chosen]
     return lines
 
