@@ -165,9 +165,9 @@ def _forgiving(flowed: Flowed) -> set[str]:
     """
     found = {name for name, record in flowed.traced.parameters.items() if record.law.mean == 0 and record.law.std == 0}
     for node in flowed.traced.graph.nodes:
-        if node.op == "get_attr" and step(node).value is None and node.users:
-            if all(user.users and all(op_name(behind) in NORMS for behind in user.users) for user in node.users):
-                found.add(str(node.target))
+        weight = node.op == "get_attr" and step(node).value is None and node.users
+        if weight and all(user.users and all(op_name(behind) in NORMS for behind in user.users) for user in node.users):
+            found.add(str(node.target))
     return found
 
 
