@@ -166,3 +166,16 @@ def test_a_mean_that_is_the_work_of_rare_draws_is_judged_by_the_median():
 def test_weights_that_are_given_are_not_drawn():
     model = nn.Sequential(*[nn.Linear(16, 16) for _ in range(12)])
     assert gradlint.analyze(model, ["8,16"]).grad_typical("0.weight") is None
+
+
+def test_a_gradient_that_has_met_a_mask_meets_it_again_without_chance() -> None:
+    """Rectified again and again: the first mask is a matter of luck, the others are the first."""
+
+    def build(count: int) -> nn.Module:
+        layer = nn.Linear(8, 8, bias=False)
+        return nn.Sequential(layer, *[nn.ReLU() for _ in range(count)])
+
+    once, often = (gradlint.analyze(lambda n=n: build(n), (torch.randn(4, 8),)) for n in (1, 30))
+    first, last = (a.spreads.backward[a.nodes[0].name].spread for a in (once, often))
+    assert last.bits == pytest.approx(first.bits, abs=0.05)
+    assert last.typical == pytest.approx(first.typical, abs=0.05)

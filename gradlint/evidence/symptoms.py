@@ -20,9 +20,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from gradlint.evidence.calls import NORMS
 from gradlint.flowed import Flowed
 from gradlint.moments import Moments
 from gradlint.paths import Paths
+from gradlint.trace.graph import op_name, step
 
 __all__ = ["Collapse", "Symptoms", "find_symptoms"]
 
@@ -146,12 +148,27 @@ def _kernel(flowed: Flowed, paths: Paths, final: Moments | None) -> tuple[float 
             energies[name] = 2 * math.log2(found) + math.log2(math.prod(record.shape))
     if not energies or final is None:
         return None, None, None
-    total = _added(list(energies.values()))
+    forgiving = _forgiving(flowed)
+    total = _added([e for name, e in energies.items() if name not in forgiving] or list(energies.values()))
     weights = [e for name, e in energies.items() if len(records[name].shape) > 1]
     band = (max(weights) - min(weights)) / 2 if weights else None
     first = next((s.parameter for s in reversed(paths.segments) if s.parameter in energies), None)
     share = None if first is None else (energies[first] - total) / 2
     return total - math.log2(math.prod(final.shape)), share, band
+
+
+def _forgiving(flowed: Flowed) -> set[str]:
+    """Parameters whose slope at the start says nothing of a step: weights whose scale a norm takes out again, and zeros.
+
+    Of the ones the gradient is as large as they are small, and a step makes them longer (van Laarhoven 2017, arXiv:1706.05350);
+    the others leave zero, where a norm behind them divides by its epsilon, with the first step.
+    """
+    found = {name for name, record in flowed.traced.parameters.items() if record.law.mean == 0 and record.law.std == 0}
+    for node in flowed.traced.graph.nodes:
+        weight = node.op == "get_attr" and step(node).value is None and node.users
+        if weight and all(user.users and all(op_name(behind) in NORMS for behind in user.users) for user in node.users):
+            found.add(str(node.target))
+    return found
 
 
 def _added(logs: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -38,11 +39,12 @@ class Backward:
         self.parameters: dict[str, Scale] = {}
         self._flowed, self._draws, self._forward = flowed, draws, forward
         self._terms: dict[str, list[tuple[float, Scale]]] = {}
+        self._sent: dict[str, list[Edge]] = {}
         self._run()
 
     def _run(self) -> None:
         flowed = self._flowed
-        sent: dict[str, list[Edge]] = {}
+        sent = self._sent
         for edge in flowed.edges:
             sent.setdefault(edge.consumer, []).append(edge)
         nodes: Mapping[str, fx.Node] = {n.name: n for n in flowed.traced.graph.nodes}
@@ -145,7 +147,15 @@ class Backward:
         response = respond(
             root, slope, np.zeros_like(slope), argument.axis, of_squares(g, here.kurtosis, here.overlap, here.axis)
         )
-        return by_function(self._draws, here, response, argument, g)
+        return by_function(self._draws, here, response.of(self._kept(node, grid.root), slope), argument, g)
+
+    def _kept(self, node: fx.Node, root: fx.Node) -> float:
+        """Share of a gradient's energy that a function's slope lets pass, as predicted."""
+        before = self._flowed.log2_energy(node.name)
+        ways = [e for e in self._sent.get(node.name, ()) if e.producer == root.name and e.energy > 0]
+        if before is None or not ways:
+            return 0.0
+        return float(sum(2.0 ** min(math.log2(e.energy) + 2 * e.unit - before, 60.0) for e in ways))
 
     def _to_parameter(self, node: fx.Node, source: fx.Node | None, name: str) -> Scale:
         """Of a parameter's gradient: a sum over rows of the op's gradient times what the parameter acts on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +50,24 @@ class Response:
         if not free.any():
             return np.asarray(smooth)
         return np.asarray(smooth + self.power * free - (self.power**2 - self.power) / 2 * float(free.var()))
+
+    def of(self, kept: float, slope: Array) -> Response:
+        """What is left to chance where the gradient has been through the same function before: it is zero where the slope is.
+
+        A squared slope that is c or nothing has the variance ``c/τ − 1`` over its squared mean, τ the share of the energy that it
+        lets pass; a gradient independent of it keeps ``E φ'²``, one that has met it already c.
+
+        Args:
+            kept: τ, as predicted.
+            slope: φ' on the grid of its argument.
+        """
+        squares = slope**2
+        usual, most = float(GRID.weights @ squares), float(squares.max())
+        if not usual < kept or not usual < most:
+            return self
+        left = max((most / kept - 1) / (most / usual - 1), 0.0)
+        added = ByRows(self.added.within * left, self.added.between * left, self.added.rows)
+        return replace(self, added=added, ceiling=max(most / kept, 1.0), kurtosis=1 + (self.kurtosis - 1) * left)
 
 
 def respond(x: Moments, factor: Array, slope: Array, axis: int, g: Moments | None = None) -> Response:
