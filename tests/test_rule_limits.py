@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import gradlint
+from gradlint.limits import LIMITS
+from gradlint.packs import BUILT_IN, load_pack
+from gradlint.report.catalogue import page
 
 
 class Net(nn.Module):
@@ -176,3 +181,18 @@ def test_a_unit_that_is_on_in_one_of_its_calls_is_alive():
     for factor, dead in ((1.0, 1), (4.0, 0)):
         Twice.factor = factor
         assert len(gradlint.lint(Twice, IMAGES, select=["GL304"]).findings) == dead
+
+
+def test_every_limit_is_read_and_has_a_source():
+    root = Path(gradlint.__file__).parents[1]
+    files = [*(root / "rules").rglob("*.py"), *(root / "gradlint").rglob("*.py")]
+    read = {name for file in files for name in re.findall(r'LIMITS\["(\w+)"\]', file.read_text("utf-8"))}
+    assert read == set(LIMITS)
+    assert all(len(limit.source) > 10 for limit in LIMITS.values())
+
+
+def test_a_page_shows_the_limits_as_they_are():
+    pages = {rule.code: page(rule) for rule in load_pack(BUILT_IN)}
+    assert pages["GL310"].endswith(f"* unscaled: warning at {LIMITS['unscaled'].warning:g} ln n ({LIMITS['unscaled'].source})")
+    assert f"* dead: warning at {LIMITS['dead'].warning:g}, error at {LIMITS['dead'].error:g} share" in pages["GL304"]
+    assert "## Limits" not in pages["GL501"]
