@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import gradlint
+from gradlint.limits import LIMITS
+from gradlint.packs import BUILT_IN, load_pack
+from gradlint.report.catalogue import page
 
 
 class Net(nn.Module):
@@ -176,3 +181,85 @@ def test_a_unit_that_is_on_in_one_of_its_calls_is_alive():
     for factor, dead in ((1.0, 1), (4.0, 0)):
         Twice.factor = factor
         assert len(gradlint.lint(Twice, IMAGES, select=["GL304"]).findings) == dead
+
+
+def test_every_limit_is_read_and_has_a_source():
+    root = Path(gradlint.__file__).parents[1]
+    files = [*(root / "rules").rglob("*.py"), *(root / "gradlint").rglob("*.py")]
+    read = {name for file in files for name in re.findall(r'LIMITS\["(\w+)"\]', file.read_text("utf-8"))}
+    assert read == set(LIMITS)
+    assert all(len(limit.source) > 10 for limit in LIMITS.values())
+
+
+def test_a_page_shows_the_limits_as_they_are():
+    pages = {rule.code: page(rule) for rule in load_pack(BUILT_IN)}
+    assert pages["GL310"].endswith(f"* unscaled: warning at {LIMITS['unscaled'].warning:g} ln n ({LIMITS['unscaled'].source})")
+    assert f"* dead: warning at {LIMITS['dead'].warning:g}, error at {LIMITS['dead'].error:g} share" in pages["GL304"]
+    assert "## Limits" not in pages["GL501"]
+
+
+SCRIPT = """
+scaler = torch.amp.GradScaler()
+optimizer = torch.optim.{optimizer}
+for x, y in data:
+    with torch.autocast("cuda", dtype=torch.{dtype}):
+        loss = model(x, y)
+    scaler.scale(loss).backward()
+    {clip}
+    scaler.step(optimizer)
+"""
+
+
+def script(path, **options):
+    text = SCRIPT.format(**{"optimizer": "SGD(model.parameters(), lr=0.1)", "dtype": "float16", "clip": "pass", **options})
+    path.write_text("import torch\n" + text, "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("dtype", "said"), [("float16", ["error"]), ("bfloat16", [])])
+def test_the_precision_of_a_training_script(tmp_path, dtype, said):
+    file = script(tmp_path / "train.py", dtype=dtype)
+    if dtype == "bfloat16":
+        file.write_text(file.read_text("utf-8").replace("scaler = torch.amp.GradScaler()", ""), "utf-8")
+    found = gradlint.lint(lambda: half(3.0).float(), IMAGES, select=["GL507"], training_script=file).findings
+    assert [str(f.severity) for f in found] == said
+
+
+def test_autocast_inside_of_forward():
+    class Mixed(nn.Module):
+        def __init__(self, dtype):
+            super().__init__()
+            self.net, self.dtype = half(3.0).float(), dtype
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=self.dtype):
+                return self.net(x)
+
+    assert [f.code for f in gradlint.lint(lambda: Mixed(torch.float16), IMAGES, select=["GL507"]).findings] == ["GL507"]
+    assert gradlint.lint(lambda: Mixed(torch.bfloat16), IMAGES, select=["GL507"]).findings == ()
+
+
+GROWING = deep(nn.ReLU, lambda w: nn.init.normal_(w, std=1.4 * (2 / 64) ** 0.5), 14)
+KEEPING = deep(nn.ReLU, lambda w: nn.init.normal_(w, std=(2 / 64) ** 0.5), 14)
+CLIPPED = "scaler.unscale_(optimizer); torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "said"),
+    [
+        (GROWING, {}, {"GL601", "GL602"}),
+        (GROWING, {"clip": CLIPPED}, {"GL602"}),
+        (GROWING, {"optimizer": "SGD(model.parameters(), lr=0.1, weight_decay=1e-4)"}, {"GL601"}),
+        (GROWING, {"optimizer": "SGD(model.parameters(), lr=0.1, weight_decay=0.0)"}, {"GL601", "GL602"}),
+        (GROWING, {"optimizer": "AdamW(model.parameters())"}, {"GL601"}),
+        (GROWING, {"optimizer": "AdamW(model.parameters(), weight_decay=0)", "clip": CLIPPED}, {"GL602"}),
+        (KEEPING, {}, set()),
+    ],
+)
+def test_what_a_training_script_lacks(tmp_path, build, options, said):
+    file = script(tmp_path / "train.py", **options)
+    assert {f.code for f in gradlint.lint(build, IMAGES, select=["GL6"], training_script=file).findings} == said
+
+
+def test_without_a_training_script_nothing_is_said_about_one():
+    assert gradlint.lint(GROWING, IMAGES, select=["GL6"]).findings == ()

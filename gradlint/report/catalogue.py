@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol
 
 from gradlint.findings import Page, Severity
+from gradlint.limits import LIMITS, Limit
 
 __all__ = ["Documented", "page", "page_of", "record", "row", "rows", "summary"]
 
@@ -33,7 +36,25 @@ def page(rule: Documented) -> str:
     notes = (" (preview: --preview lets it report)" if rule.preview else "") + (
         f"\n\nFormerly {', '.join(rule.formerly)}" if rule.formerly else ""
     )
-    return f"# {rule.code} {rule.name}\n\nSeverity: {rule.severity}{notes}\n\n{text}"
+    return f"# {rule.code} {rule.name}\n\nSeverity: {rule.severity}{notes}\n\n{text}{_limits(rule)}"
+
+
+def _limits(rule: Documented) -> str:
+    """The thresholds that the rule's module reads, as they are, with their sources."""
+    try:
+        source = inspect.getsource(sys.modules[type(rule).__module__])
+    except OSError:  # a pack that is shipped without its source has its docstrings
+        return ""
+    read = re.findall(r'LIMITS\["(\w+)"\]', source)
+    known = [(name, LIMITS[name]) for name in dict.fromkeys(read) if name in LIMITS]
+    if not known:
+        return ""
+    return "\n\n## Limits\n" + "\n".join(f"* {name}: {_said(limit)} ({limit.source})" for name, limit in known)
+
+
+def _said(limit: Limit) -> str:
+    error = f", error at {limit.error:g}" if math.isfinite(limit.error) else ""
+    return f"warning at {limit.warning:g}{error} {limit.unit}"
 
 
 def page_of(rule: Documented) -> Page:
