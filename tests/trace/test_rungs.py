@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
 import sys
 import tomllib
 import warnings
@@ -191,3 +194,28 @@ def test_a_model_without_values_is_verified_with_real_ones() -> None:
     traced.realise()
     assert model[0].weight.detach().std() == pytest.approx((3 * 128) ** -0.5, rel=0.05)
     assert verify(model, inputs=(torch.randn(4, 128),), seeds=2).median < 0.3
+
+
+@pytest.mark.slow
+def test_the_report_of_a_large_model_is_the_same_in_every_process(tmp_path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\ndef build():\n"
+        "    layers = [nn.Sequential(nn.Linear(4096, 4096), nn.LayerNorm(4096), nn.GELU()) for _ in range(4)]\n"
+        "    return nn.Sequential(nn.Embedding(50000, 4096), *layers)\n",
+        "utf-8",
+    )
+    command = [sys.executable, "-m", "gradlint", "--isolated", "--output-format", "json", "net.py"]
+    root = Path(__file__).parent.parent.parent
+    path = os.pathsep.join([str(root), str(root / "rules")])
+    reports = [
+        subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path},
+            capture_output=True,
+            check=False,
+        ).stdout
+        for seed in ("0", "1")
+    ]
+    assert json.loads(reports[0])["targets"][0]["rung"] == "hybrid"
+    assert reports[0] == reports[1]
