@@ -218,7 +218,11 @@ def _models(source: _Source, failures: list[TargetError]) -> Iterator[tuple[Load
 
 def _called(model: Model) -> str:
     """The name of a model that no target names."""
-    return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__qualname__", repr(model))
+    if isinstance(model, nn.Module):
+        return type(model).__name__
+    while isinstance(model, partial):  # its text would have all its arguments
+        model = model.func
+    return getattr(model, "__qualname__", type(model).__name__)
 
 
 def _as_called(model: nn.Module, call: Call) -> Arguments:

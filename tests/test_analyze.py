@@ -151,3 +151,12 @@ def test_the_initial_state_of_a_recurrent_layer_gets_its_gradient() -> None:
     # one step, update gate near 1/2: the start state is passed on by about a half
     facts = gradlint.analyze(Decoder, ["2,32"])
     assert 0.4 < facts.parameters["start.weight"].grad_rms < 0.8
+
+
+def test_a_partial_is_named_after_its_function():
+    from functools import partial
+
+    from torch import nn
+
+    report = gradlint.lint(partial(partial(nn.Linear, bias=True), 3, 3))
+    assert [target.name for target in report.targets] == ["Linear"]
