@@ -57,6 +57,11 @@ CASES: list[Case] = [
     Case(F.pad, (image, (2, 2, 1, 1)), {"mode": "replicate"}),
     Case(F.pad, (image, (2, 2, -1, 1)), {"mode": "circular"}),
     Case(F.pad, (image, (-1, 2, 0, -2))),
+    # packed sequences
+    Case(torch._pack_padded_sequence, (x34, known([6, 6, 5, 4, 4, 3, 2, 1]), True)),
+    Case(torch._pack_padded_sequence, (x34, known([8, 7, 7, 5, 3, 3]), False)),
+    Case(torch._pad_packed_sequence, (law(31, 32, mean=0.4, along1=0.2), known([8, 7, 6, 5, 3, 2]), True, 0.0, 9)),
+    Case(torch._pad_packed_sequence, (law(31, 32), known([8, 7, 6, 5, 3, 2]), False, 0.0, 0)),
     # writes
     Case(mutation.setitem, (x34, (slice(None), distinct), law(8, 4, 32, mean=1.0))),
     Case(mutation.setitem, (x34, mask2, law(count, 32, mean=1.0))),

@@ -16,6 +16,7 @@ import pytest
 import torch
 from cases import Case
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 from gradlint.moments import Moments, embed
 from gradlint.ops import TABLE, Call, Flow, lookup
@@ -23,7 +24,8 @@ from gradlint.ops.sampled import sampled
 
 DRAWS = 60
 CASES = [*cases.CASES, *cases_index.CASES, *cases_loss.CASES, *cases_pool.CASES, *cases_reduce.CASES]
-RECURRENT = {nn.RNN, nn.LSTM, nn.GRU}
+RECURRENT = {nn.RNN, nn.LSTM, nn.GRU, PackedSequence}
+"""Tried in test_recurrent.py."""
 
 
 def _callable(target: Any) -> Any:
