@@ -228,7 +228,7 @@ def _cycles(body: Body) -> Iterator[Cycle]:
 _ENTRYWISE = ("add", "sub", "rsub", "mul", "div")
 _GAIN_ONE = {
     "add", "sub", "getitem", "to", "view", "reshape", "cat", "stack", "clone", "copy", "setitem", "select_scatter", "index_put",
-    "index_copy", "scatter", "slice_scatter",
+    "index_copy", "scatter", "slice_scatter", "index_add", "scatter_add",
 }  # fmt: skip
 
 
