@@ -62,6 +62,16 @@ def further(warning: float, sound: npt.NDArray[np.float64]) -> float:
     return math.ceil(2 * max(1.2 * warning, float(sound.max()) + 1)) / 2
 
 
+def source(limits: Mapping[str, tuple[float, float]], networks: int) -> str:
+    """Where the limits come from; those that the fit left at their bound are not its doing."""
+    bound = [name for name, (warning, _) in limits.items() if abs(warning) == HEALTHY[name]]
+    if len(bound) == len(limits):
+        return f"bound set by healthy models; a fit on {networks} networks asks for nothing laxer ({COMMAND})"
+    return f"fitted on {networks} networks by {COMMAND}" + (
+        f"; at the bound of healthy models: {', '.join(bound)}" if bound else ""
+    )
+
+
 def write(cases: Sequence[Case]) -> dict[str, tuple[float, float]]:
     """Put the limits into the engine."""
     limits = fit(cases)
@@ -77,7 +87,7 @@ def write(cases: Sequence[Case]) -> dict[str, tuple[float, float]]:
         "",
         '__all__ = ["FITTED", "SOURCE"]',
         "",
-        f'SOURCE = "fitted on {len(cases)} networks by {COMMAND}"',
+        f'SOURCE = "{source(limits, len(cases))}"',
         "",
         "FITTED: Mapping[str, tuple[float, float]] = {",
         *(f'    "{name}": ({warning}, {error}),' for name, (warning, error) in limits.items()),

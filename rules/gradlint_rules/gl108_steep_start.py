@@ -25,8 +25,9 @@ class SteepStart(Rule):
     ``Θ``, the squared gradient of one output summed over all trainable parameters (the diagonal of the neural tangent kernel,
     Jacot et al. 2018), times the second derivative of the loss in its output: 2 of a mean squared error where there is one
     output, 1/C of a cross entropy where there are C. Gradient descent is unstable above a learning rate of 2 over it; networks
-    recover from a few times that and no more (Lewkowycz et al. 2020). The limit is fitted on networks that were trained, and
-    bounded by healthy ones: scale-invariant weights in front of a norm make it large, and are forgiving.
+    recover from a few times that and no more (Lewkowycz et al. 2020). The limit lies just beyond what healthy networks have, and
+    a fit on networks that were trained asks for nothing laxer: scale-invariant weights in front of a norm make the curvature
+    large, and are forgiving.
 
     ## What to do
     Reduce the standard deviation of the weights that amplify most, or of the output layer; where they are right, a warm-up from
