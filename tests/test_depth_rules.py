@@ -146,3 +146,28 @@ def test_the_width_in_the_fix_brings_the_spread_to_its_limit() -> None:
 def test_the_variance_of_a_relu_stack_is_the_published_one() -> None:
     (found,) = findings("GL106", narrow(48, 80), 1, 48)
     assert found.evidence["variance_of_ln"] == pytest.approx(5 * 80 / 48, rel=0.2)  # Hanin 2018, to first order in 1/n
+
+
+# ---- GL108 ------------------------------------------------------------------------------------------------------------
+
+
+class Tokens(nn.Module):
+    """Learned tokens that start at zero, in front of a norm that divides them by the root of its epsilon."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.randn(1, 4, 32) * std)
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(torch.cat([self.tokens.expand(len(x), -1, -1), x], 1)).mean(1))
+
+
+def test_zeros_and_weights_in_front_of_a_norm_are_no_steep_start() -> None:
+    def normed() -> nn.Module:
+        first = nn.Linear(32, 64, bias=False)
+        nn.init.normal_(first.weight, std=1e-4)  # the gradient is as large as the weight is small
+        return nn.Sequential(first, nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
+
+    assert findings("GL108", lambda: Tokens(0.0), 8, 4, 32) == []
+    assert findings("GL108", normed, 32, 32) == []
