@@ -83,13 +83,16 @@ class Mitigation:
             return None
         return self.norm.high if growth <= 0 else self.norm.high * 2.0 ** -min(growth, 1000.0)
 
-    def notes(self, log2: float, evidence: Mapping[str, float | int | str]) -> Iterator[str]:
+    def notes(self, log2: float | None, evidence: Mapping[str, float | int | str]) -> Iterator[str]:
         """Remedies for a gain, a sentence each.
 
         Args:
-            log2: bits of gradient norm gained, of the finding's claim.
+            log2: bits of gradient norm gained, of the finding's claim; None: what the evidence says of a recurrence.
             evidence: of the finding: ``log2_per_layer`` or ``log2_per_step``, ``layers`` or ``steps``.
         """
+        if log2 is None:
+            per, steps = evidence.get("log2_per_step"), evidence.get("steps")
+            log2 = per * steps if isinstance(per, int | float) and isinstance(steps, int | float) else 0.0
         if not math.isfinite(log2) or abs(log2) < _MATTERS:
             return
         if log2 > 0:
@@ -101,9 +104,10 @@ class Mitigation:
         norm, limit = self.norm, self.max_norm(log2)
         if norm is None or limit is None or limit <= 0:
             return
+        spread = f", {norm.low:.2g} to {norm.high:.2g} in 80 % of draws" if norm.high > 1.05 * norm.low else ""
         yield (
             f"clip_grad_norm_(parameters, max_norm={limit:.2g}) keeps the steps finite, not the layers in balance: the norm is "
-            f"{norm.typical:.2g} for a loss averaged over the outputs, {norm.low:.2g} to {norm.high:.2g} in 80 % of draws"
+            f"{norm.typical:.2g} for a loss averaged over the outputs{spread}"
         )
 
     def _decayed(self, evidence: Mapping[str, float | int | str]) -> Iterator[str]:

@@ -136,7 +136,7 @@ class Rule(ABC):
             dict(evidence or {}),
             factors,
             tuple(instances),
-            (*notes, *(() if claim is None else context.mitigation.notes(claim.log2, evidence or {}))),
+            (*notes, *context.mitigation.notes(None if claim is None else claim.log2, evidence or {})),
             fix,
             claim,
         )

@@ -345,6 +345,10 @@ def test_remedies_have_their_numbers():
     assert f"×{math.sqrt(11):.2g}" in grown[2]
     assert len(list(Mitigation(analysis, None).notes(-12.0, evidence))) == 1, "a norm helps, clipping does not"
     assert list(Mitigation(analysis, None).notes(0.5, evidence)) == []
+    stepped = list(Mitigation(analysis, None).notes(None, {"log2_per_step": 0.2, "steps": 50}))
+    assert len(stepped) == 2
+    assert f"max_norm={Mitigation(analysis, None).norm.high / 2**10:.2g}" in stepped[0]
+    assert list(Mitigation(analysis, None).notes(None, {"log2": 12.0})) == []
     assert list(Mitigation(analysis, None).notes(-math.inf, evidence)) == []
 
 
