@@ -88,7 +88,7 @@ def test_a_wrong_prediction_is_contradicted(doubling):
 
 def test_an_explosion_that_the_prediction_overlooks_is_no_pass(doubling):
     doubling(0.5)
-    report = gradlint.lint(lambda: deep(2.0), ["8,64"], verify=True)
+    report = gradlint.lint(lambda: deep(2.0), ["8,64"], verify=True, ignore=["steep-start"])  # which does not look at the gain
     assert report.findings == ()
     (failure,) = report.failures
     assert failure["stage"] == "verify"
@@ -104,7 +104,9 @@ def test_what_is_found_in_the_rules_fixtures_is_real(code):
 
     report = lint_targets([str(ROOT / "fixtures" / code / "bad.py")], Settings(verify=True))
     assert not report.failures
-    assert [f.verified for f in report.findings if f.claim is not None] == ["verified"] * len(report.findings)
+    claimed = [f.verified for f in report.findings if f.claim is not None]
+    assert claimed == ["verified"] * len(claimed)
+    assert code.upper() in {f.code for f in report.findings if f.claim is not None}
 
 
 class Everything(nn.Module):
@@ -312,7 +314,7 @@ def test_the_json_report_carries_the_comparison(gradlint, bad):
     done = gradlint(bad, "--verify", "--output-format", "json")
     report = json.loads(done.out)
     jsonschema.validate(report, SCHEMA)
-    assert {f["verified"] for f in report["findings"]} == {"verified"}
+    assert {f["verified"] for f in report["findings"] if f["code"] in ("GL101", "GL201")} == {"verified"}
     by_name = {target["name"]: target["verification"] for target in report["targets"]}
     assert by_name["bad.py:model"]["redrawn"] is False
     (entry,) = [e for e in by_name["bad.py:model"]["entries"] if e["name"] == "0.weight"]
