@@ -291,7 +291,7 @@ def main() -> int:
     for name, function in parts(given.only, given.models):
         lines = function(say)
         say("", *lines)
-        if given.write:
+        if given.write and name != "bytes":
             between(f"scale-{name}", lines)
     return 0
 
