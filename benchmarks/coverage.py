@@ -101,12 +101,15 @@ def _fixture(target: str) -> list[Callable[[], nn.Module]]:
     return [load(target)[0].build]
 
 
-def judge(group: str, target: str, builders: Builders, *, measured: bool) -> Outcome:
+def judge(
+    group: str, target: str, builders: Builders, *, measured: bool, reached: Callable[[str], None] = lambda _: None
+) -> Outcome:
     """The outcome of the first size that can be traced; that of the smallest if none can."""
     first: Outcome | None = None
     try:
         for build in builders():
-            outcome = judged(group, target, build, measured=measured)
+            reached("trace")
+            outcome = judged(group, target, build, measured=measured, reached=reached)
             if outcome.failed not in ("build", "inputs", "trace"):
                 return outcome
             first = first if first is not None and first.failed != "build" else outcome
@@ -116,7 +119,7 @@ def judge(group: str, target: str, builders: Builders, *, measured: bool) -> Out
     return first
 
 
-def judged(group: str, target: str, build: Callable[[], nn.Module], *, measured: bool) -> Outcome:
+def judged(group: str, target: str, build: Callable[[], nn.Module], *, measured: bool, reached: Callable[[str], None]) -> Outcome:
     """Take one model through all stages."""
     made = partial(Outcome, group, target)
     start = time.perf_counter()
@@ -124,6 +127,7 @@ def judged(group: str, target: str, build: Callable[[], nn.Module], *, measured:
     try:
         traced = trace(build)
         inputs, nodes, stage = str(traced.arguments), len(traced.graph.nodes), "analyse"
+        reached(stage)
         context = Context(Analysis.of(propagate(traced)), target)
         context.analysis.to_target_report(target, context.paths.log2, context.paths.entry)
         for rule in load_rules(()).rules:
@@ -145,10 +149,10 @@ def judged(group: str, target: str, build: Callable[[], nn.Module], *, measured:
     return made(inputs=inputs, nodes=nodes, known=coverage.known, total=coverage.total, seconds=seconds, **ops, **found)
 
 
-def _child(answer: Connection, job: Callable[[], Outcome]) -> None:
+def _child(answer: Connection, job: Callable[..., Outcome]) -> None:
     warnings.simplefilter("ignore")
     sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
-    answer.send(job())
+    answer.send(job(reached=answer.send))
 
 
 def apart(group: str, target: str, builders: Builders, *, measured: bool) -> Outcome:
@@ -158,11 +162,14 @@ def apart(group: str, target: str, builders: Builders, *, measured: bool) -> Out
     process = context.Process(target=_child, args=(theirs, partial(judge, group, target, builders, measured=measured)))
     process.start()
     theirs.close()
-    reason = f"more than {SECONDS} s"
+    reason, stage = f"more than {SECONDS} s", "build"
     try:
         for _ in range(SECONDS):
             if mine.poll(1):
-                return mine.recv()
+                answer = mine.recv()
+                if isinstance(answer, Outcome):
+                    return answer
+                stage = answer
             if _resident(process.pid) > MEMORY:
                 reason = f"more than {MEMORY >> 30} GB"
                 break
@@ -171,7 +178,7 @@ def apart(group: str, target: str, builders: Builders, *, measured: bool) -> Out
     finally:
         process.kill()
         process.join()
-    return Outcome(group, target, failed="trace", message=reason, internal=True)
+    return Outcome(group, target, failed=stage, message=reason, internal=True)
 
 
 def _resident(process: int | None) -> int:
