@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import networkx as nx
 from torch import fx
@@ -21,6 +22,7 @@ from torch import fx
 from gradlint.analysis import Analysis
 from gradlint.blocks import Repeat, find_repeats
 from gradlint.causes import NEUTRAL, cause_of
+from gradlint.moments import Moments
 from gradlint.recurrence import Recurrence, find_recurrences
 from gradlint.route import Route, dominant
 from gradlint.trace.graph import Step, op_name, step
@@ -28,6 +30,9 @@ from gradlint.trace.graph import Step, op_name, step
 __all__ = ["Paths", "Segment", "find_paths"]
 
 _ENTRY = "<input>"
+
+_BRANCH = 2.0
+"""Bits that the first residual branch may gain by itself."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def find_paths(analysis: Analysis) -> Paths:
     place = {name: i for i, name in enumerate(graph)}
     leading = nx.ancestors(graph, _ENTRY)
     segments = tuple(_segment(graph, leading, place, nodes, bits, start, end, reused) for start, end in pairwise(spine))
-    segments = _to_first_layer(segments)
+    segments = _to_first_layer(segments, flowed.forward)
     if not segments:
         return Paths(None, (), gains, recurrences)
     by_size = tuple(sorted(entries, key=lambda name: (-bits[name], name)))
@@ -224,8 +229,20 @@ def _weight(nodes: Mapping[str, fx.Node], ops: Iterable[str]) -> str | None:
     return None
 
 
-def _to_first_layer(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """Leave out what is done to the input before the first layer (``x / 255``, a norm of embeddings): no weight hears of it."""
+def _to_first_layer(segments: tuple[Segment, ...], forward: Mapping[str, Any]) -> tuple[Segment, ...]:
+    """Leave out what is done to the input before the first layer (``x / 255``, a norm of embeddings): no weight hears of it.
+
+    So too where it enters a residual stream: a branch that begins with a norm hands ``1/rms`` of its gradient to small
+    embeddings, and to nothing else.
+    """
+    kept = _from_a_layer(segments)
+    x = forward.get(kept[-1].end) if kept else None
+    small = -math.log2(x.rms) if isinstance(x, Moments) and 0.0 < x.rms < 1.0 else 0.0
+    by_scale = small > 0.0 and kept[-1].cause == "residual" and 0.0 < kept[-1].log2 < small + _BRANCH
+    return _from_a_layer(kept[:-1]) if by_scale else kept
+
+
+def _from_a_layer(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     last = max((i for i, s in enumerate(segments) if s.parameter or s.cause not in (*NEUTRAL, "activation", "norm")), default=-1)
     return segments[: last + 1]
 

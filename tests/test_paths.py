@@ -72,6 +72,33 @@ def test_a_norm_of_the_input_is_no_layer() -> None:
     assert paths.gains["embedding"] == pytest.approx(1.0 + math.log2(1e4), abs=0.1)
 
 
+class PreNorm(nn.Module):
+    """Embeddings of the given size in a stream of pre-norm blocks; the first branch can be made to gain by itself."""
+
+    def __init__(self, std: float, gain: float = 1.0) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 64)
+        nn.init.normal_(self.embed.weight, std=std)
+        self.branches = nn.ModuleList(normal(64, 64, gain if i == 0 else 1.0) for i in range(6))
+        self.head = normal(64, 64, 1.0)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        for branch in self.branches:
+            x = x + branch(nn.functional.layer_norm(x, (64,)))
+        return self.head(x)
+
+
+def test_small_embeddings_in_front_of_a_norm_explode_nothing() -> None:
+    ids = torch.randint(0, 50, (8, 16))
+    large, small, broken = (find_paths(gradlint.analyze(build, (ids,))) for build in (
+        lambda: PreNorm(1.0), lambda: PreNorm(1e-3), lambda: PreNorm(1e-3, gain=2.0**6)))  # fmt: skip
+    assert large.entry == "embedding"
+    assert total(small) < total(large) + 1  # 2^10 at the embeddings: nothing but 1/rms, and no layer hears of it
+    assert small.gains["embedding"] == pytest.approx(10, abs=1)
+    assert total(broken) > 12  # the branch's own six bits are no doing of the embeddings
+
+
 def test_gains_name_every_node() -> None:
     paths = paths_of(lambda: nn.Sequential(normal(32, 64, 2.0), normal(64, 16, 0.5)), 10, 32)
     starts = [s.start for s in paths.segments]
