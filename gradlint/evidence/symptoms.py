@@ -51,6 +51,8 @@ class Symptoms:
         samples: collapse of samples in every tensor that all gradient passes, from the input to the output.
         tokens: the same along the second axis of tensors with three axes, of different positions in one sample.
         sharpness: log2 of ``Θ``, the squared gradient of one output entry summed over all trainable parameters.
+        lasting: the same without the parameters whose slope at the start says nothing of a step: zeros, and weights whose scale a
+            norm takes out again.
         first: log2 of the share of ``Θ`` that the first weight's parameters have, in norm; None without a first weight.
         band: bits between the largest and the smallest gradient norm of a weight with two or more axes; zeros left out.
         saturation: the most saturated activation: log2 of its slope's rms, and its node.
@@ -62,6 +64,7 @@ class Symptoms:
     samples: tuple[Collapse, ...]
     tokens: tuple[Collapse, ...]
     sharpness: float | None
+    lasting: float | None
     first: float | None
     band: float | None
     saturation: tuple[float, str] | None
@@ -76,9 +79,15 @@ class Symptoms:
         logits of a cross entropy, whose second derivative is near 1/C as long as they say nothing. Samples are taken to pull in
         one direction: an upper bound, reached where they arrive alike.
         """
-        if self.sharpness is None:
-            return None
-        return self.sharpness + (1.0 if self.outputs == 1 else -math.log2(self.outputs))
+        return self._of_loss(self.sharpness)
+
+    @property
+    def lasting_curvature(self) -> float | None:
+        """The same of what a step does not relax."""
+        return self._of_loss(self.lasting)
+
+    def _of_loss(self, sharpness: float | None) -> float | None:
+        return None if sharpness is None else sharpness + (1.0 if self.outputs == 1 else -math.log2(self.outputs))
 
     @property
     def collapse(self) -> float | None:
@@ -136,8 +145,11 @@ def _batch(flowed: Flowed) -> int:
     return next((spec.shape[0] for spec in flowed.traced.inputs if spec.shape), 0)
 
 
-def _kernel(flowed: Flowed, paths: Paths, final: Moments | None) -> tuple[float | None, float | None, float | None]:
-    """Sharpness, the first weight's share, and the band."""
+_Log2 = float | None
+
+
+def _kernel(flowed: Flowed, paths: Paths, final: Moments | None) -> tuple[_Log2, _Log2, _Log2, _Log2]:
+    """Sharpness, all and lasting, the first weight's share, and the band."""
     records = flowed.traced.parameters
     energies: dict[str, float] = {}
     for name, record in records.items():
@@ -147,14 +159,15 @@ def _kernel(flowed: Flowed, paths: Paths, final: Moments | None) -> tuple[float 
         if found and math.isfinite(found):
             energies[name] = 2 * math.log2(found) + math.log2(math.prod(record.shape))
     if not energies or final is None:
-        return None, None, None
+        return None, None, None, None
     forgiving = _forgiving(flowed)
-    total = _added([e for name, e in energies.items() if name not in forgiving] or list(energies.values()))
+    total, size = _added(list(energies.values())), math.log2(math.prod(final.shape))
+    lasting = _added([e for name, e in energies.items() if name not in forgiving] or list(energies.values()))
     weights = [e for name, e in energies.items() if len(records[name].shape) > 1]
     band = (max(weights) - min(weights)) / 2 if weights else None
     first = next((s.parameter for s in reversed(paths.segments) if s.parameter in energies), None)
     share = None if first is None else (energies[first] - total) / 2
-    return total - math.log2(math.prod(final.shape)), share, band
+    return total - size, lasting - size, share, band
 
 
 def _forgiving(flowed: Flowed) -> set[str]:

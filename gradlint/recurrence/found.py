@@ -243,12 +243,12 @@ _ACTIVATIONS = {"relu", "tanh", "sigmoid", "gelu", "silu", "softmax", "elu", "se
 def _cell(flowed: Flowed, cycle: Cycle, module: str) -> tuple[Trial, Layer] | None:
     """The layer, where the loop steps one of torch's cells and nothing else feeds back."""
     record = flowed.traced.modules.get(module)
-    if record is None or record.type not in ("RNNCell", "LSTMCell", "GRUCell"):
+    kind = None if record is None else record.type.removesuffix("Cell")
+    if record is None or kind not in ("RNN", "LSTM", "GRU"):
         return None
-    kind = record.type.removesuffix("Cell")
     if kind == "RNN":
         kind = f"RNN_{str(flowed.traced.model.get_submodule(module).nonlinearity).upper()}"
-    layer = _layer(flowed, kind, f"{module}.", "")
+    layer = _layer(flowed, kind, f"{module}.", "" if record.type.endswith("Cell") else "_l0")
     for offset in range(cycle.body.period):
         inputs = cycle.body.node(offset).all_input_nodes
         if any(n.op == "get_attr" and str(n.target) == layer.records["weight_ih"].name for n in inputs):
