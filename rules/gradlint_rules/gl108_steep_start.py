@@ -23,10 +23,11 @@ class SteepStart(Rule):
 
     ## How it is computed
     ``Θ``, the squared gradient of one output summed over the trainable parameters (the diagonal of the neural tangent kernel,
-    Jacot et al. 2018; without zeros, and without weights whose scale a norm takes out: a step relaxes them), times the second derivative of the loss in its output: 2 of a mean squared error where there is one
-    output, 1/C of a cross entropy where there are C. Gradient descent is unstable above a learning rate of 2 over it; networks
-    recover from a few times that and no more (Lewkowycz et al. 2020). The limit lies just beyond what healthy networks have, and
-    a fit on networks that were trained asks for nothing laxer.
+    Jacot et al. 2018; without zeros, and without weights whose scale a norm takes out: a step relaxes them), times the second
+    derivative of the loss in its output: 2 of a mean squared error where there is one output, 1/C of a cross entropy where
+    there are C. Gradient descent is unstable above a learning rate of 2 over it; networks recover from a few times that and
+    no more (Lewkowycz et al. 2020). The limit lies just beyond what healthy networks have, and a fit on networks that were
+    trained asks for nothing laxer.
 
     ## What to do
     Reduce the standard deviation of the weights that amplify most, or of the output layer; where they are right, a warm-up from
