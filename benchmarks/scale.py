@@ -35,7 +35,7 @@ from benchmarks.speed import peak, table
 from gradlint.analysis import Analysis
 from gradlint.config import Settings
 from gradlint.flow import propagate
-from gradlint.packs import choose, load_rules
+from gradlint.packs import load_rules
 from gradlint.report import FORMATS
 from gradlint.report.view import View
 from gradlint.rule import Context
@@ -195,7 +195,7 @@ def staged(factory: Callable[[], nn.Module]) -> dict[str, Any]:
         analysis.spreads  # noqa: B018 - it is worked out when it is asked for
         marks.append(time.process_time())
         context = Context(analysis, "model", Settings())
-        for rule in choose(load_rules(), Settings()):
+        for rule in load_rules().choose(Settings()):
             list(rule.check(context))
         marks.append(time.process_time())
     seconds = dict(zip(STAGES, (b - a for a, b in itertools.pairwise(marks)), strict=True))

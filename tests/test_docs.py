@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import sys
@@ -57,3 +58,12 @@ def test_the_changelog_names_every_rule():
 
     changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert [rule.code for rule in load_pack(BUILT_IN) if rule.code not in changes] == []
+
+
+BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").iterdir() if not path.name.startswith(("_", ".")) and (
+    path.suffix == ".py" or (path / "__main__.py").exists()))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_starts(name):
+    importlib.import_module(f"benchmarks.{name}")
