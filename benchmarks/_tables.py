@@ -148,6 +148,11 @@ def write(done: Sequence[Row]) -> None:
     between("accuracy", lines)
 
 
+def committed(name: str) -> str:
+    """What stands between the markers ``name`` of README.md."""
+    return README.read_text(encoding="utf-8").partition(f"<!-- {name}:start -->")[2].partition(f"<!-- {name}:end -->")[0]
+
+
 def between(name: str, lines: Sequence[str]) -> None:
     """Put lines between the markers ``name`` of README.md."""
     start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"

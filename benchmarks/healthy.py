@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks._tables import README
+from benchmarks._tables import between
 from benchmarks.findings import EXPECTED, kept
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 EXPLAINED: Mapping[str, Mapping[str, str]] = tomllib.loads(Path(__file__).with_name("healthy.toml").read_text(encoding="utf-8"))
-START, END = "<!-- healthy:start -->", "<!-- healthy:end -->"
 
 SHARE = 0.04
 """Of the models may have a warning."""
@@ -84,8 +83,7 @@ def write(found: Sequence[Outcome]) -> None:
     for outcome in found:
         why = EXPLAINED.get(outcome.key, {})
         lines += [f"| {outcome.key} | {line} | {why.get(line.partition(' ')[0], '')} |" for line in outcome.grave]
-    before, _, rest = README.read_text(encoding="utf-8").partition(START)
-    README.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    between("healthy", lines)
 
 
 def main(args: Sequence[str] | None = None) -> int:

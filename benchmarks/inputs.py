@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks._tables import README
+from benchmarks._tables import between
 from gradlint.errors import TargetError
 from gradlint.load import load
 from gradlint.trace import parse_input, recording
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
-START, END = "<!-- inputs:start -->", "<!-- inputs:end -->"
 HEAD = ("target", "guessed", "kind", "s")
 
 Kinds = list[tuple[str, int]]
@@ -108,9 +107,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
 def write(rows: Sequence[Row]) -> None:
     lines = [f"- {line}" for line in summary(rows)] + ["", f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row.cells()) + " |" for row in rows]
-    before, _, rest = README.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    README.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+    between("inputs", lines)
 
 
 def main(args: Sequence[str] | None = None) -> int:

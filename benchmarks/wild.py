@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import gradlint
-from benchmarks._tables import README
+from benchmarks._tables import between
 from gradlint.findings import Severity
 from gradlint.packs import load_rules
 from gradlint.rule import Context
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 WILD = Path(__file__).resolve().parent.parent / "fixtures" / "wild"
 CASES: dict[str, dict[str, Any]] = tomllib.loads((WILD / "cases.toml").read_text(encoding="utf-8"))
-START, END = "<!-- wild:start -->", "<!-- wild:end -->"
 HEAD = ("case", "published", "tier", "verdict", "codes", "gain measured", "predicted", "as published")
 
 DECADES = 0.5
@@ -148,8 +147,7 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
 def write(outcomes: Sequence[Outcome]) -> None:
     lines = [f"- {text}" for text in summary(outcomes)] + ["", f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
     lines += [f"| {' | '.join(cells(outcome))} |" for outcome in outcomes]
-    before, _, rest = README.read_text(encoding="utf-8").partition(START)
-    README.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    between("wild", lines)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from torch import fx
 
 from gradlint.trace.graph import op_name, step
+from gradlint.trace.names import CONVOLUTIONS, NORMS, PRODUCTS
 
 __all__ = ["NEUTRAL", "cause_of"]
 
 NEUTRAL = frozenset({"other", "scale", "pooling"})
 """Causes that are nobody's layer: what they multiply the gradient by, no weight or activation makes."""
 
-_NORMS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "normalize")
-_LINEAR = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "addmm")
-_PRODUCTS = ("matmul", "bmm", "mm", "einsum", "baddbmm", "bilinear")
+_WEIGHTED = frozenset({"linear", "addmm"}) | CONVOLUTIONS
+_PRODUCTS = PRODUCTS | {"bilinear"}
 _SUMS = ("add", "iadd", "sub", "isub", "rsub", "lerp", "addcmul")
 _SCALES = ("mul", "imul", "multiply", "div", "divide", "truediv", "itruediv", "neg")
 _MEANS = ("mean", "sum", "amax", "max", "logsumexp")
@@ -35,9 +35,9 @@ def cause_of(node: fx.Node, *, several: bool) -> str:
     op = op_name(node)
     if several:
         return _joined(op)
-    if op in _LINEAR or (op in _PRODUCTS and any(n.op == "get_attr" for n in node.all_input_nodes)):
+    if op in _WEIGHTED or (op in _PRODUCTS and any(n.op == "get_attr" for n in node.all_input_nodes)):
         return "weights"
-    if op in _NORMS:
+    if op in NORMS:
         return "norm"
     if "attention" in op:
         return "attention"

@@ -16,7 +16,6 @@ from gradlint.comparison import Claim, Place
 from gradlint.context import Context
 from gradlint.dormant import Dormant
 from gradlint.evidence import (
-    NORMS,
     Activation,
     Collapse,
     Evidence,
@@ -38,6 +37,7 @@ from gradlint.paths import Paths, Segment
 from gradlint.recipe import Optimizer, Recipe
 from gradlint.recurrence import Curve, Recurrence
 from gradlint.run import Crash, Run, Stale, Unused
+from gradlint.trace.names import NORMS
 from gradlint.wording import bits, collapse, times
 
 __all__ = [

@@ -1,7 +1,7 @@
 """What rules judge by, beside the gains: calls and layers, ranges of values, singular places, streams, scores."""
 
 from gradlint.evidence.activations import Activation
-from gradlint.evidence.calls import NORMS, Layer, Op, Ops, Ref
+from gradlint.evidence.calls import Layer, Op, Ops, Ref
 from gradlint.evidence.evidence import Evidence
 from gradlint.evidence.ranges import Range
 from gradlint.evidence.scores import Scores
@@ -10,7 +10,6 @@ from gradlint.evidence.streams import Stream
 from gradlint.evidence.symptoms import Collapse, Symptoms, find_symptoms
 
 __all__ = [
-    "NORMS",
     "Activation",
     "Collapse",
     "Evidence",

@@ -15,14 +15,11 @@ from gradlint.ops import IDENTITY, lookup, pieces, shape
 from gradlint.ops import index as index_ops
 from gradlint.recognise import scalar_function
 from gradlint.trace.graph import op_name, step
+from gradlint.trace.names import CONVOLUTIONS, NORMS, PRODUCTS
 
 __all__ = ["Layer", "Op", "Ops", "Ref"]
 
-NORMS = frozenset({"layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "normalize"})
-"""Ops whose output does not depend on the scale of their input."""
-
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_PRODUCTS = ("linear", *_CONVOLUTIONS, "addmm", "matmul", "mm", "bmm", "baddbmm")
+_PRODUCTS = (CONVOLUTIONS | PRODUCTS | {"linear", "addmm"}) - {"einsum"}  # whose second or third argument may be a weight
 _WEIGHT = {"addmm": 2, "baddbmm": 2}  # place of the weight among the arguments; 1 for the others
 _REARRANGING = {family.__name__ for family in (shape, pieces, index_ops)}
 _KEEPING = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
@@ -235,7 +232,7 @@ class Ops:
         record = self._traced.parameters.get(named or "")
         if record is None or len(record.shape) < 2:
             return None
-        bias = call.argument(2, "bias") if call.op in ("linear", *_CONVOLUTIONS) else None
+        bias = call.argument(2, "bias") if call.op in CONVOLUTIONS | {"linear"} else None
         fans = _fans(call, record.shape)
         groups = _groups(call)
         behind = list(self.ahead(call.name, _biases))
@@ -321,14 +318,14 @@ def _bends(node: fx.Node) -> bool:
 
 
 def _groups(call: Op) -> int:
-    if call.op not in _CONVOLUTIONS:
+    if call.op not in CONVOLUTIONS:
         return 1
     return int(call.argument(6, "groups", 1))
 
 
 def _fans(call: Op, weight: tuple[int, ...]) -> tuple[float, float]:
     """Terms in the sums that one output entry, and the gradient of one input entry, are (borders left aside)."""
-    if call.op not in _CONVOLUTIONS:
+    if call.op not in CONVOLUTIONS:
         out = float(call.shape[-1]) if call.shape else 1.0
         return math.prod(weight) / out if len(weight) == 2 else float(weight[-2]), out
     kernel, places, stride = math.prod(weight[2:]), len(weight) - 2, call.argument(3, "stride", 1)

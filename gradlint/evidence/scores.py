@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from gradlint.evidence.calls import NORMS, Op, Ops, Ref
+from gradlint.evidence.calls import Op, Ops, Ref
 from gradlint.flowed import Flowed
 from gradlint.moments import Moments
+from gradlint.trace.names import NORMS, PRODUCTS
 
 __all__ = ["Scores", "find_scores"]
 
-_PRODUCTS = ("matmul", "bmm", "mm", "baddbmm", "einsum")
 _SCALES = ("mul", "multiply", "div", "truediv", "divide")
 _THROUGH = ("masked_fill", "where", "add", "iadd", "sub", "clamp", "index_fill", "dropout")
 _FUSED = "scaled_dot_product_attention"
@@ -95,7 +95,7 @@ def _made(ops: Ops, name: str) -> tuple[Op | None, bool, bool]:
         call = ops.calls.get(ops.origin(name))
         if call is None:
             return None, scaled, hidden
-        if call.op in _PRODUCTS and not any(ref.parameter for ref in call.inputs[-2:]):
+        if call.op in PRODUCTS and not any(ref.parameter for ref in call.inputs[-2:]):
             factors = [_factor(ops, ref.node) for ref in call.inputs[-2:]]
             return call, scaled or any(factors), hidden
         scaled = scaled or call.op in _SCALES

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gradlint.evidence.calls import NORMS, Op, Ops, Ref
+from gradlint.evidence.calls import Op, Ops, Ref
 from gradlint.flowed import Flowed
 from gradlint.moments import Moments
+from gradlint.trace.names import NORMS
 
 __all__ = ["Stream", "find_streams"]
 

@@ -20,11 +20,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gradlint.evidence.calls import NORMS
+from gradlint.evidence.calls import Ops
 from gradlint.flowed import Flowed
 from gradlint.moments import Moments
 from gradlint.paths import Paths
-from gradlint.trace.graph import op_name, step
 
 __all__ = ["Collapse", "Symptoms", "find_symptoms"]
 
@@ -177,10 +176,7 @@ def _forgiving(flowed: Flowed) -> set[str]:
     the others leave zero, where a norm behind them divides by its epsilon, with the first step.
     """
     found = {name for name, record in flowed.traced.parameters.items() if record.law.mean == 0 and record.law.std == 0}
-    for node in flowed.traced.graph.nodes:
-        weight = node.op == "get_attr" and step(node).value is None and node.users
-        if weight and all(user.users and all(op_name(behind) in NORMS for behind in user.users) for user in node.users):
-            found.add(str(node.target))
+    found.update(layer.weight for layer in Ops(flowed).layers() if layer.normalised)
     return found
 
 

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CONCATENATIONS",
     "CONSTANT_FILLS",
+    "CONVOLUTIONS",
     "ESCAPES",
     "FACTS",
+    "NORMS",
+    "PRODUCTS",
     "RESHAPES",
     "SHAPE_ONLY",
     "TENSOR_PROPERTIES",
@@ -70,6 +73,14 @@ UNTOUCHED = _set("requires_grad_ share_memory_ rename_")
 """Calls that are named like in-place ones and change no value."""
 
 CONCATENATIONS = _set("cat concat concatenate")
+
+NORMS = _set("layer_norm rms_norm batch_norm group_norm instance_norm normalize")
+"""Functions whose output does not depend on the scale of their input."""
+
+CONVOLUTIONS = _set("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
+
+PRODUCTS = _set("matmul mm bmm baddbmm einsum")
+"""Contractions of two tensors, either of which may be a weight."""
 
 _METHODS = {
     "__abs__": "abs",
