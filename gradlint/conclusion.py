@@ -6,7 +6,7 @@ Each target is judged by itself (:class:`Judged`), in this process or in one of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -32,6 +32,7 @@ class Judged:
         crashes: rules that raised.
         broken: the failures of these.
         seen: path and line of everything in the user's code that the models are made of.
+        sources: the text of what the above names as a file and is none: the cells of a notebook.
     """
 
     targets: tuple[TargetReport, ...] = ()
@@ -40,6 +41,7 @@ class Judged:
     crashes: tuple[Crash, ...] = ()
     broken: tuple[Mapping[str, str], ...] = ()
     seen: tuple[tuple[str, int], ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gradlint import stages
 from gradlint.analysis import Analysis
 from gradlint.comparison import Comparison
 from gradlint.config import Settings
@@ -58,7 +59,9 @@ def predict(
     Raises:
         TargetError: it cannot be analysed.
     """
-    return Analysis.of(propagate(trace(model, given, laws=laws, file=file, as_is=as_is, weights=settings.weights)))
+    traced = trace(model, given, laws=laws, file=file, as_is=as_is, weights=settings.weights)
+    stages.now("analyse")
+    return Analysis.of(propagate(traced))
 
 
 def facts_of(context: Context) -> TargetReport:

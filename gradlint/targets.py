@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from gradlint import stages
 from gradlint.conclusion import Asked, Judged, conclude
 from gradlint.config import Settings, Target
 from gradlint.errors import AnalysisError, LoadError, TargetError, UsageError
@@ -125,6 +127,7 @@ def _judge(source: _Source, rulebook: Rulebook) -> Judged:
     with ambient_kept():  # what the file sets globally holds for its models, and for no other file
         for item, model, laws in _models(source, failures):
             name = source.name(item)
+            stages.now("inputs", name)
             with settled(), _contained(name, failures):
                 given = inputs_for(None if item.call is None else _as_called(model, item.call), own, name)
                 analysis = predict(model, given, own, laws, item.file, as_is=item.call is not None)
@@ -132,6 +135,7 @@ def _judge(source: _Source, rulebook: Rulebook) -> Judged:
                 facts = facts_of(context)
                 found = review.judge(context)
                 if own.verify:
+                    stages.now("verify")
                     with _contained(name, failures):
                         again = None if item.instance or own.weights else item.build
                         comparison, found, missed = verified(context, found, again, SEEDS)
@@ -153,7 +157,16 @@ def judged(
         tuple(review.crashes),
         _told_failures(review.failures),
         tuple(sorted(review.seen)),
+        dict(_sources({path for path, _ in review.seen} | {failure.where.rpartition(":")[0] for failure in failures})),
     )
+
+
+def _sources(names: set[str]) -> Iterator[tuple[str, str]]:
+    """The texts of those that are in no file: Python knows them by an entry without a time."""
+    for name in sorted(names & linecache.cache.keys()):
+        entry = linecache.cache[name]
+        if len(entry) == 4 and entry[1] is None:
+            yield name, "".join(entry[2])
 
 
 def _told_failures(failures: Sequence[TargetError]) -> tuple[Mapping[str, str], ...]:
@@ -163,11 +176,13 @@ def _told_failures(failures: Sequence[TargetError]) -> tuple[Mapping[str, str], 
 def _models(source: _Source, failures: list[TargetError]) -> Iterator[tuple[Loaded, nn.Module, Laws]]:
     """What a target yields, built. Imports and builders run in one recording: either may construct the layers."""
     built: list[tuple[Loaded, nn.Module]] = []
+    stages.now("load", source.text)
     with recording() as laws:
         items: Sequence[Loaded] = ()
         with _contained(source.text, failures):
             items = source.load()
         for item in items:
+            stages.now("build", source.name(item))
             with _contained(source.name(item), failures):
                 built.append((item, build(item.build)))
     built.reverse()

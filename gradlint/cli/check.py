@@ -7,7 +7,8 @@ from typing import Any
 import rich_click as click
 
 from gradlint.cli.options import configured, named, option, settings_of_models, where_torch_is
-from gradlint.cli.streams import stdout_to_stderr, terminal_view
+from gradlint.cli.streams import terminal_view
+from gradlint.cli.workers import judge, options_of_workers
 from gradlint.errors import UsageError
 from gradlint.findings import Severity
 from gradlint.report import FORMATS, assign
@@ -29,6 +30,7 @@ _FAIL_ON = click.Choice([*map(str, reversed(Severity)), "never"])
 @option("--output-format", multiple=True, type=click.Choice(list(FORMATS)), help="Repeatable.  [default: full]")
 @option("-o", "--output-file", multiple=True, metavar="[FORMAT=]FILE", help="Write the report there; - is stdout. Repeatable; "
          "the format is also told by --output-format or by the suffix (.sarif, .json, .xml, .md …).")  # fmt: skip
+@options_of_workers
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="Only findings and failures.")
 @where_torch_is
@@ -46,13 +48,10 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
             raise click.UsageError("--capture takes the inputs from the script: --input does not go with it")
     if options["exit_zero"]:
         options["fail_on"] = "never"
-    settings = configured(targets, options)
+    given, settings = targets, configured(targets, options)
     outputs = assign(settings.output_format, settings.output_file)
     targets = named(targets, settings)
-    with stdout_to_stderr():
-        from gradlint.engine import lint_script, lint_targets
-
-        report = lint_script(targets[0], arguments, settings) if options["capture"] else lint_targets(targets, settings)
+    report = judge(targets, settings, options, given, arguments if options["capture"] else None)
     for style, file in outputs:
         view = terminal_view(options["color"], options["quiet"], options["verbose"], plain=file is not None)
         text = FORMATS[style](report, view)
