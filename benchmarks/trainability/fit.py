@@ -3,9 +3,9 @@
 The *warning* limits of the gradient's gain, upwards and downwards, of what is left of it after the steps that a task needs, and
 of the loss's curvature are chosen together, in half bits: those at which "a quantity is beyond its limit" (collapse included,
 whose limit is published) tells networks that at most one optimiser trains (Adam alone gets over many a vanished gradient) from
-the others, with the largest difference between the shares of both that are beyond; of equals the strictest. What healthy published models reach (:data:`HEALTHY`) bounds them from below: no benchmark of
-small networks knows better. An *error* limit lies a fifth further, and at least one bit beyond every network that all three
-optimisers train.
+the others, with the largest difference between the shares of both that are beyond; of equals the
+strictest. What healthy published models reach (:data:`HEALTHY`) bounds them from below: no benchmark of small networks knows
+better. An *error* limit lies a fifth further, and at least one bit beyond every network that all three optimisers train.
 """
 
 from __future__ import annotations
