@@ -6,15 +6,14 @@ from typing import Any
 
 import rich_click as click
 
-from gradlint.cli.options import configured, named, option, settings_of_models, where_torch_is
+from gradlint.changes import compare
+from gradlint.cli.diff import at
+from gradlint.cli.options import FAIL_ON, configured, named, option, settings_of_models, where_torch_is
 from gradlint.cli.streams import stdout_to_stderr, terminal_view
 from gradlint.errors import UsageError
-from gradlint.findings import Severity
 from gradlint.report import FORMATS, assign
 
 __all__ = ["check"]
-
-_FAIL_ON = click.Choice([*map(str, reversed(Severity)), "never"])
 
 
 @click.command()
@@ -24,7 +23,9 @@ _FAIL_ON = click.Choice([*map(str, reversed(Severity)), "never"])
 @settings_of_models
 @option("--verify", is_flag=True, default=None, help="Also run the models for real, forward and backward, and say where the "
          "prediction and the findings hold.")  # fmt: skip
-@option("--fail-on", type=_FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]")
+@click.option("--diff-base", metavar="REV", help="Compare with a git revision, checked in a copy of its files; only new findings "
+              "count.")  # fmt: skip
+@option("--fail-on", type=FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 despite findings (2 stays 2); --fail-on never.")
 @option("--output-format", multiple=True, type=click.Choice(list(FORMATS)), help="Repeatable.  [default: full]")
 @option("-o", "--output-file", multiple=True, metavar="[FORMAT=]FILE", help="Write the report there; - is stdout. Repeatable; "
@@ -44,15 +45,20 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
         targets, arguments = targets[:1], targets[1:]
         if options["input"]:
             raise click.UsageError("--capture takes the inputs from the script: --input does not go with it")
+        if options["diff_base"]:
+            raise click.UsageError("--capture runs a script, --diff-base compares models: name them as targets")
     if options["exit_zero"]:
         options["fail_on"] = "never"
     settings = configured(targets, options)
     outputs = assign(settings.output_format, settings.output_file)
     targets = named(targets, settings)
+    base = at(options["diff_base"], targets) if options["diff_base"] else None
     with stdout_to_stderr():
         from gradlint.engine import lint_script, lint_targets
 
         report = lint_script(targets[0], arguments, settings) if options["capture"] else lint_targets(targets, settings)
+    if base is not None:
+        report = compare(base[0], report, base[1], settings.root)
     for style, file in outputs:
         view = terminal_view(options["color"], options["quiet"], options["verbose"], plain=file is not None)
         text = FORMATS[style](report, view)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from gradlint.comparison import Place
 from gradlint.findings import Confidence, Factor, Finding, Location, RecurrenceFacts, Report, Severity, TargetReport
+from gradlint.report.changes import as_text
 from gradlint.report.frame import frame
 from gradlint.report.view import View, relative, relative_line
 
@@ -35,6 +36,8 @@ def render_full(report: Report, view: View) -> str:
         lines += [*_finding(finding, report, view), Text()]
     for failure in report.failures:
         lines += [*_failure(failure, view), Text()]
+    if report.changes is not None:
+        lines += [*as_text(report.changes, view, new=False), Text()]
     if not view.quiet:
         lines += _models(report, view)
         lines += _real_runs(report, view)
@@ -213,7 +216,8 @@ def _accepted(report: Report) -> str:
     counts = Counter(finding.suppressed for finding in report.suppressed)
     parts = [f"{counts['comment']} by comments"] if counts["comment"] else []
     parts += [f"{counts['baseline']} by the baseline"] if counts["baseline"] else []
-    return f"; accepted: {', '.join(parts)}" if parts else ""
+    before = f"; {counts['base']} as in {report.changes.base}" if report.changes is not None and counts["base"] else ""
+    return (f"; accepted: {', '.join(parts)}" if parts else "") + before
 
 
 def _count(n: int, noun: str, plural: str = "s") -> str:
