@@ -85,6 +85,7 @@ class Page:
     Args:
         severity: that of its findings unless they say otherwise.
         markdown: the whole page.
+        path: of the file that it is written in; empty where that is not known.
     """
 
     code: str
@@ -92,6 +93,7 @@ class Page:
     severity: str
     summary: str
     markdown: str
+    path: str = ""
 
 
 @dataclass(frozen=True)

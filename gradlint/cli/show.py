@@ -8,6 +8,7 @@ from typing import Any
 import rich_click as click
 
 from gradlint.cli.options import configured, named, settings_of_models, where_torch_is
+from gradlint.cli.progress import progress
 from gradlint.cli.streams import stdout_to_stderr, terminal_view
 from gradlint.report.picture import ROWS, render
 
@@ -28,7 +29,7 @@ def show(targets: tuple[str, ...], rows: int, color: str, **options: Any) -> int
     """
     settings = configured(targets, options)
     targets = named(targets, settings)
-    with stdout_to_stderr():
+    with progress(targets), stdout_to_stderr():
         from gradlint.engine import lint_targets
 
         report = lint_targets(targets, replace(settings, fail_on=None))
