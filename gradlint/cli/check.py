@@ -6,16 +6,16 @@ from typing import Any
 
 import rich_click as click
 
-from gradlint.cli.options import configured, named, option, settings_of_models, where_torch_is
+from gradlint.changes import compare
+from gradlint.cli.diff import at
+from gradlint.cli.options import FAIL_ON, configured, named, option, settings_of_models, where_torch_is
+from gradlint.cli.progress import progress
 from gradlint.cli.streams import terminal_view
 from gradlint.cli.workers import judge, options_of_workers
 from gradlint.errors import UsageError
-from gradlint.findings import Severity
 from gradlint.report import FORMATS, assign
 
 __all__ = ["check"]
-
-_FAIL_ON = click.Choice([*map(str, reversed(Severity)), "never"])
 
 
 @click.command()
@@ -25,13 +25,16 @@ _FAIL_ON = click.Choice([*map(str, reversed(Severity)), "never"])
 @settings_of_models
 @option("--verify", is_flag=True, default=None, help="Also run the models for real, forward and backward, and say where the "
          "prediction and the findings hold.")  # fmt: skip
-@option("--fail-on", type=_FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]")
+@click.option("--diff-base", metavar="REV", help="Compare with a git revision, checked in a copy of its files; only new findings "
+              "count.")  # fmt: skip
+@option("--fail-on", type=FAIL_ON, help="Exit with 1 for findings of this severity or worse.  [default: warning]")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 despite findings (2 stays 2); --fail-on never.")
 @option("--output-format", multiple=True, type=click.Choice(list(FORMATS)), help="Repeatable.  [default: full]")
 @option("-o", "--output-file", multiple=True, metavar="[FORMAT=]FILE", help="Write the report there; - is stdout. Repeatable; "
          "the format is also told by --output-format or by the suffix (.sarif, .json, .xml, .md …).")  # fmt: skip
 @options_of_workers
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
+@click.option("--statistics", is_flag=True, help="Also how often each rule found something (full, concise).")
 @click.option("-q", "--quiet", is_flag=True, help="Only findings and failures.")
 @where_torch_is
 def check(targets: tuple[str, ...], **options: Any) -> int:
@@ -46,14 +49,24 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
         targets, arguments = targets[:1], targets[1:]
         if options["input"]:
             raise click.UsageError("--capture takes the inputs from the script: --input does not go with it")
+        if options["diff_base"]:
+            raise click.UsageError("--capture runs a script, --diff-base compares models: name them as targets")
     if options["exit_zero"]:
         options["fail_on"] = "never"
     given, settings = targets, configured(targets, options)
     outputs = assign(settings.output_format, settings.output_file)
     targets = named(targets, settings)
-    report = judge(targets, settings, options, given, arguments if options["capture"] else None)
+    base = None
+    if options["diff_base"]:
+        with progress([f"{options['diff_base']}, to compare with"], quiet=options["quiet"]):
+            base = at(options["diff_base"], targets)
+    with progress(targets, quiet=options["quiet"]):
+        report = judge(targets, settings, options, given, arguments if options["capture"] else None)
+    if base is not None:
+        report = compare(base[0], report, base[1], settings.root)
     for style, file in outputs:
-        view = terminal_view(options["color"], options["quiet"], options["verbose"], plain=file is not None)
+        shown = {"statistics": options["statistics"], "plain": file is not None}
+        view = terminal_view(options["color"], options["quiet"], options["verbose"], **shown)
         text = FORMATS[style](report, view)
         if file is not None:
             try:

@@ -14,10 +14,23 @@ import rich_click as click
 from click import get_current_context
 
 from gradlint.config import BASELINE, ENVIRONMENT, KINDS, Settings, misspelt
+from gradlint.findings import Severity
 from gradlint.interpreter import elsewhere
 from gradlint.worker.protocol import Request
 
-__all__ = ["TWINS", "configured", "in_this_process", "named", "option", "request_of", "settings_of_models", "where_torch_is"]
+__all__ = [
+    "FAIL_ON",
+    "TWINS",
+    "configured",
+    "in_this_process",
+    "named",
+    "option",
+    "request_of",
+    "settings_of_models",
+    "where_torch_is",
+]
+
+FAIL_ON = click.Choice([*map(str, reversed(Severity)), "never"])
 
 TWINS: set[str] = set()
 """The environment variables that are read, as far as commands were defined."""

@@ -14,17 +14,26 @@ from gradlint.report import View
 __all__ = ["stdout_to_stderr", "terminal_view"]
 
 
-def terminal_view(color: str, quiet: bool, verbose: bool, *, plain: bool = False) -> View:
-    """How to print, from the flags, the terminal and NO_COLOR, FORCE_COLOR, COLUMNS."""
+def terminal_view(color: str, quiet: bool, verbose: bool, *, statistics: bool = False, plain: bool = False) -> View:
+    """How to print, from the flags, the terminal and NO_COLOR, FORCE_COLOR, FORCE_HYPERLINK, COLUMNS."""
     terminal = Console()
     automatic = not plain and terminal.is_terminal and not terminal.no_color
     wide = not plain and (sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit())
+    colored = color == "always" or (color == "auto" and automatic)
     return View(
-        color=color == "always" or (color == "auto" and automatic),
+        color=colored,
         width=terminal.width if wide else None,
         quiet=quiet,
         verbose=verbose,
+        statistics=statistics,
+        links=colored and not plain and _has_links(),
     )
+
+
+def _has_links() -> bool:
+    """Terminals that do not know hyperlinks leave them out, except the oldest; logs keep them as they are."""
+    forced = os.environ.get("FORCE_HYPERLINK")
+    return forced != "0" if forced else sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "linux")
 
 
 @contextmanager
