@@ -8,16 +8,19 @@ import fcntl
 import json
 import logging
 import os
+import re
 import sys
 import sysconfig
 import tempfile
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradlint
 from gradlint import stages
+from gradlint.conclusion import Judged
 from gradlint.errors import AnalysisError, GradlintError, TargetError
 from gradlint.load.pyfile import split
 from gradlint.review import listed
@@ -27,6 +30,8 @@ from gradlint.worker.protocol import Job, decoded, encoded
 
 __all__ = ["main"]
 
+_DENIED = re.compile(r"PermissionError|Operation not permitted|Permission denied|[Oo]ffline ?mode|No CUDA GPUs")
+_REFUSED = "models may not write files nor use the network or the GPU here: --sandbox off lets them"
 _HIGH = 500  # descriptors from here on: a program that closes those it knows of leaves it alone
 
 
@@ -68,14 +73,22 @@ def _result(job: Job) -> object:
         with _quiet():  # the client has told it
             rulebook = Rulebook.of(job.request.settings())
         if job.kind == "check":
-            return judge_target(job.target, rulebook)
-        return judge_script(job.target, job.arguments, rulebook)
+            return _explained(judge_target(job.target, rulebook), job)
+        return _explained(judge_script(job.target, job.arguments, rulebook), job)
     if job.kind == "ask":
         with _quiet():
             return Rulebook.of(job.request.settings()).ask(job.run)
     from gradlint.packs import load_rules  # noqa: PLC0415
 
     return listed(load_rules(job.request.settings().packs))
+
+
+def _explained(judged: Judged, job: Job) -> Judged:
+    """What the sandbox may have refused is told as such."""
+    if job.sandbox == "off":
+        return judged
+    failures = tuple({**f, "hint": _REFUSED} if _DENIED.search(f["message"]) else f for f in judged.failures)
+    return replace(judged, failures=failures)
 
 
 @contextlib.contextmanager
