@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import rich_click as click
 
+from gradlint.cache import Cache, default_folder
 from gradlint.cli.options import in_this_process, option, request_of
 from gradlint.cli.streams import stdout_to_stderr
 from gradlint.config import Settings
@@ -22,7 +24,9 @@ from gradlint.worker.protocol import Job
 from gradlint.worker.sandbox import MODES
 from gradlint.worker.watch import memory_of_machine
 
-__all__ = ["judge", "options_of_workers"]
+__all__ = ["judge", "memory_of", "options_of_workers"]
+
+_log = logging.getLogger("gradlint")
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SHARE = 0.8  # of the machine's memory, that one worker may use where nobody said
@@ -52,6 +56,9 @@ def options_of_workers(command: Any) -> Any:
                "[default: 80 % of what there is]"),
         option("--sandbox", type=click.Choice(MODES), default="auto", show_default=True, help="Refuse models to write files and "
                "to use the network and the GPU: as far as this system can (Linux), entirely or not at all, or not."),
+        option("--cache/--no-cache", default=True, show_default=True, help="Use what earlier runs found, and keep what this one finds."),
+        option("--cache-dir", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help="Keep it there.  "
+               "[default: ~/.cache/gradlint]"),
         option("--pass-env", multiple=True, metavar="NAME", help="An environment variable that models may see. Repeatable."),
     ]  # fmt: skip
     for add in reversed(options):
@@ -94,5 +101,15 @@ def judge(
         sandbox=options["sandbox"],
         more=options["pass_env"],
     )
-    python: Path | None = options["python"]
-    return lint(request, settings, jobs, project_python(python, os.environ), limits)
+    python = project_python(options["python"], os.environ)
+    return lint(request, settings, jobs, python, limits, memory_of(options, python))
+
+
+def memory_of(options: Mapping[str, Any], python: Path) -> Cache | None:
+    """The cache, where one is wanted and there is a place for it."""
+    folder = options["cache_dir"] or default_folder(os.environ)
+    if not options["cache"] or folder is None:
+        if options["cache"]:
+            _log.info("no cache: HOME is not set; --cache-dir names a folder for it")
+        return None
+    return Cache(folder.absolute(), python, os.environ, options["pass_env"])

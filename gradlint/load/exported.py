@@ -8,6 +8,7 @@ import math
 import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from gradlint.errors import LoadError
+from gradlint.errors import GradlintError, LoadError
 from gradlint.load.archive import DTYPES, Archive, read, sizes
 from gradlint.load.loaded import Loaded
 
@@ -44,8 +45,25 @@ def load(target: str, arguments: Mapping[str, Any]) -> list[Loaded] | None:
         return None
     if arguments:
         raise LoadError(f"{target} is built already: it takes no arguments", target=target, hint="leave out --arg")
-    program = _Program(read(path, target), str(path), target)
+    with _whole(target):
+        program = _Program(read(path, target), str(path), target)
     return [Loaded(program.name, cache(program.build), None, str(path), instance=True)]
+
+
+@contextmanager
+def _whole(target: str) -> Iterator[None]:
+    """Whatever is missing in a file, or is not of the kind that its format says, is told as that.
+
+    Raises:
+        LoadError: something is.
+    """
+    try:
+        yield
+    except GradlintError:
+        raise
+    except Exception as error:
+        message = f"{target} is damaged, or no exported program: {type(error).__name__}: {error}"
+        raise LoadError(message, target=target, hint="a .pt2 file is what torch.export.save writes") from error
 
 
 @dataclass(frozen=True)
@@ -77,7 +95,15 @@ class _Program:
         self.name = next((call.stack[0][2] for call in self.calls if call.stack), Path(path).stem)
 
     def build(self) -> nn.Module:
-        """The model: its modules, parameters and buffers under the names that they had."""
+        """The model: its modules, parameters and buffers under the names that they had.
+
+        Raises:
+            LoadError: what the file says of them makes no sense.
+        """
+        with _whole(self._target):
+            return self._built()
+
+    def _built(self) -> nn.Module:
         specs = self._module["signature"]["input_specs"]
         given = [spec["user_input"]["arg"]["as_tensor"]["name"] for spec in specs if "as_tensor" in _user(spec)]
         held = {next(iter(spec.values()))["arg"]["name"]: name for spec in specs if (name := _held(spec)) is not None}

@@ -27,7 +27,7 @@ from gradlint.load.pyfile import split
 if TYPE_CHECKING:
     from gradlint.load.loaded import Loaded
 
-__all__ = ["load"]
+__all__ = ["load", "needed"]
 
 _MAGIC = re.compile(r"^(\s*)([%!]|\w+\s*=\s*[%!]|\w[\w.]*\?+\s*$|\?+\w)")
 _PYTHON = ("%%time", "%%timeit", "%%capture", "%%prun")
@@ -45,10 +45,7 @@ def load(target: str, arguments: Mapping[str, Any]) -> list[Loaded] | None:
     path = Path(text)
     if path.suffix != ".ipynb":
         return None
-    cells = _cells(path, target)
-    with importing(target, text):
-        statements = [s for number, source in cells for s in _statements(text, number, source)]
-    wanted = _needed(statements, name.partition(".")[0])
+    wanted = needed(path, target, name.partition(".")[0])
     file, folder = str(path), str(path.resolve().parent)
     module = ModuleType(path.stem)
     sys.modules[module.__name__] = module  # dataclasses look a class up by its module
@@ -64,18 +61,33 @@ def load(target: str, arguments: Mapping[str, Any]) -> list[Loaded] | None:
     return models_in(module, target, file, folder, places)
 
 
+def needed(path: Path, target: str, name: str) -> list[_Statement]:
+    """The statements that the models of a notebook need, in their order; nothing is run.
+
+    Args:
+        name: of the one model that is wanted; empty for all.
+
+    Raises:
+        LoadError: no such file, no notebook, or what is no Python.
+    """
+    cells = _cells(path, target)
+    with importing(target, str(path)):
+        statements = [s for number, source in cells for s in _statements(str(path), number, source)]
+    return _needed(statements, name)
+
+
 def _cells(path: Path, target: str) -> list[tuple[int, str]]:
     """Number and source of the cells with code."""
     with importing(target, str(path)):
         import nbformat  # noqa: PLC0415 - optional
     try:
         notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+        sources = [str(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
     except FileNotFoundError as error:
         hint = "paths are relative to the folder that gradlint runs in"
         raise LoadError(f"no such file: {path}", target=target, hint=hint) from error
     except Exception as error:
         raise LoadError(f"{path} is no notebook: {error}", target=target, hint="a notebook is what Jupyter saves") from error
-    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return list(enumerate(sources, start=1))
 
 

@@ -47,11 +47,12 @@ def main(descriptor: int) -> None:
         logging.getLogger("gradlint").setLevel(logging.DEBUG)
     if job.folder is not None:
         os.environ["TMPDIR"] = tempfile.tempdir = job.folder
+    opened = _opened()
     try:
         if job.kind != "ask":
             sandbox.enter(job.sandbox, [] if job.folder is None else [job.folder])
         with stages.heard(lambda stage, target, layer: _tell(channel, {"stage": stage, "target": target, "layer": layer})):
-            answer = {"result": _result(job), "files": sorted(set(_files(job)))}
+            answer = {"result": _result(job), "files": sorted(set(_files(job, opened)))}
     except TargetError as error:
         error.target = error.target or job.target
         answer = {"failure": error.to_dict()}
@@ -101,20 +102,32 @@ def _quiet() -> Iterator[None]:
         log.disabled = before
 
 
-def _files(job: Job) -> Iterator[str]:
-    """The target's file, and those of modules that are neither Python's, nor installed, nor gradlint's."""
+def _opened() -> set[str]:
+    """The paths of files that are opened from here on; Python tells of those that it opens itself."""
+    paths: set[str] = set()
+
+    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            paths.add(os.path.abspath(os.fsdecode(arguments[0])))  # noqa: PTH100 - for every file; links are followed once
+
+    sys.addaudithook(hear)
+    return paths
+
+
+def _files(job: Job, opened: set[str]) -> Iterator[str]:
+    """The target's file, what was read, and the modules that are neither Python's, nor installed, nor gradlint's."""
     target = Path(split(job.target)[0])
     if target.is_file():
         yield str(target.resolve())
     paths = sysconfig.get_paths()
     foreign = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     foreign.append(Path(gradlint.__file__).resolve().parent)
-    for module in list(sys.modules.values()):
-        origin = getattr(module, "__file__", None)
-        if isinstance(origin, str):
-            path = Path(origin).resolve()
-            if not any(path.is_relative_to(folder) for folder in foreign):
-                yield str(path)
+    foreign += [Path(folder) for folder in ("/proc", "/sys", "/dev", *([job.folder] if job.folder else []))]
+    modules = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    for origin in {*(origin for origin in modules if isinstance(origin, str)), *opened}:
+        path = Path(origin).resolve()
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in foreign):
+            yield str(path)
 
 
 def _line(channel: int) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import linecache
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,9 @@ from gradlint.worker.faults import Ending, failure_of
 from gradlint.worker.pool import Answer, Limits, Pool
 from gradlint.worker.protocol import Job, Request, decoded
 
-__all__ = ["Forgetful", "Memory", "lint"]
+__all__ = ["Answering", "Forgetful", "Memory", "concluded", "lint"]
+
+Answering = Callable[[Sequence[Job]], list[Answer]]
 
 
 class Memory(Protocol):
@@ -66,34 +69,51 @@ def lint(
     """
     known = memory or Forgetful()
     with Pool(python, os.environ, limits) as pool:
+        answering = partial(_answers, known, pool)
+        return concluded(request, settings, jobs, answering, answering)
 
-        def answers(asked: Sequence[Job]) -> list[Answer]:
-            found: list[Answer | None] = [known.get(job) for job in asked]
-            missing = [number for number, answer in enumerate(found) if answer is None]
-            if missing:
-                for number, answer in zip(missing, pool.run([asked[number] for number in missing]), strict=True):
-                    found[number] = answer
-                    if isinstance(answer, Mapping) and "result" in answer:
-                        known.put(asked[number], answer)
-            return [answer for answer in found if answer is not None]
 
-        def single(job: Job) -> Any:
-            (answer,) = answers([job])
-            if isinstance(answer, Ending):
-                raise GradlintError(f"the rules cannot be heard: {failure_of(job, answer)['message']}")
-            if "failure" in answer:
-                raise GradlintError(f"the rules cannot be heard: {answer['failure']['message']}")
-            return _raised(answer)["result"]
+def concluded(request: Request, settings: Settings, jobs: Sequence[Job], ask_rules: Answering, ask_models: Answering) -> Report:
+    """The report on all jobs.
 
-        def ask(run: Run) -> Asked:
-            return decoded(single(Job("ask", request, run=run)), Asked)
+    Args:
+        ask_rules: answers jobs about the rules.
+        ask_models: answers those about the targets.
 
-        rules = single(Job("rules", request))
-        catalogue = Catalogue(decoded(rules["rules"], tuple[Listed, ...]), rules["removed"])
-        settings = catalogue.current(settings)
-        catalogue.choose(settings)
-        judged = [_judged(job, answer) for job, answer in zip(jobs, answers(jobs), strict=True)]
-        return conclude(judged, settings, catalogue, ask)
+    Raises:
+        UsageError: a setting makes no sense, or no worker can be started.
+        PackError: a rule pack cannot be loaded.
+    """
+
+    def single(job: Job) -> Any:
+        (answer,) = ask_rules([job])
+        if isinstance(answer, Ending):
+            raise GradlintError(f"the rules cannot be heard: {failure_of(job, answer)['message']}")
+        if "failure" in answer:
+            raise GradlintError(f"the rules cannot be heard: {answer['failure']['message']}")
+        return _raised(answer)["result"]
+
+    def ask(run: Run) -> Asked:
+        return decoded(single(Job("ask", request, run=run)), Asked)
+
+    rules = single(Job("rules", request))
+    catalogue = Catalogue(decoded(rules["rules"], tuple[Listed, ...]), rules["removed"])
+    settings = catalogue.current(settings)
+    catalogue.choose(settings)
+    judged = [_judged(job, answer) for job, answer in zip(jobs, ask_models(jobs), strict=True)]
+    return conclude(judged, settings, catalogue, ask)
+
+
+def _answers(known: Memory, pool: Pool, asked: Sequence[Job]) -> list[Answer]:
+    """What is known already; for the rest, workers."""
+    found: list[Answer | None] = [known.get(job) for job in asked]
+    missing = [number for number, answer in enumerate(found) if answer is None]
+    if missing:
+        for number, answer in zip(missing, pool.run([asked[number] for number in missing]), strict=True):
+            found[number] = answer
+            if isinstance(answer, Mapping) and "result" in answer:
+                known.put(asked[number], answer)
+    return [answer for answer in found if answer is not None]
 
 
 def _judged(job: Job, answer: Answer) -> Judged:
