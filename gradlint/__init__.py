@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from gradlint.findings import Confidence, Finding, Location, Report, Severity
+    from gradlint.fleet import lint_many
     from gradlint.verification import Verification
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "__version__",
     "analyze",
     "lint",
+    "lint_many",
     "verify",
 ]
 
@@ -66,6 +68,7 @@ _HOME = {
     "Verification": "verification",
     "analyze": "engine",
     "lint": "engine",
+    "lint_many": "fleet",
     "verify": "engine",
 }
 

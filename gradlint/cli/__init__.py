@@ -16,7 +16,7 @@ import rich_click as click
 from click.exceptions import Abort
 
 from gradlint._version import __version__
-from gradlint.cli import baseline, check, config, diff, rules, show
+from gradlint.cli import baseline, check, config, diff, doctor, rules, show
 from gradlint.errors import GradlintError
 
 __all__ = ["cli", "main"]
@@ -40,7 +40,7 @@ def cli() -> None:
     """
 
 
-for _command in (check.check, show.show, diff.diff, baseline.baseline, rules.explain, rules.rules, config.config):
+for _command in (check.check, show.show, diff.diff, baseline.baseline, rules.explain, rules.rules, config.config, doctor.doctor):
     cli.add_command(_command)
 
 

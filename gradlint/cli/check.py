@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import rich_click as click
 
 from gradlint.changes import compare
 from gradlint.cli.diff import at
-from gradlint.cli.options import FAIL_ON, configured, named, option, settings_of_models, where_torch_is
+from gradlint.cli.options import FAIL_ON, configured, in_this_process, named, option, settings_of_models, where_torch_is
 from gradlint.cli.progress import progress
 from gradlint.cli.streams import terminal_view
+from gradlint.cli.watch import Watched, watch
 from gradlint.cli.workers import judge, options_of_workers
 from gradlint.errors import UsageError
+from gradlint.fleet import share
 from gradlint.report import FORMATS, assign
 
 __all__ = ["check"]
+
+
+class _Shard(click.ParamType[tuple[int, int]]):
+    """``2/5``."""
+
+    name = "shard"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Which, and of how many."""
+        number, _, of = str(value).partition("/")
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            self.fail(f"{value!r} is no shard, such as 2/5", param, ctx)
+        return int(number), int(of)
 
 
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[TARGET]…")
 @click.option("--capture", is_flag=True, help="TARGET is a training script: run it until it first calls its model, and check "
               "that model with those inputs. What follows are the script's arguments, after --.")  # fmt: skip
+@click.option("--shard", type=_Shard(), metavar="I/N", help="Only the I-th of N shares of the targets: one for each job of a CI.")
+@click.option("--watch", "watching", is_flag=True, help="Check again whenever a file changes that the last run was made from.")
 @settings_of_models
 @option("--verify", is_flag=True, default=None, help="Also run the models for real, forward and backward, and say where the "
          "prediction and the findings hold.")  # fmt: skip
@@ -53,15 +71,32 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
             raise click.UsageError("--capture runs a script, --diff-base compares models: name them as targets")
     if options["exit_zero"]:
         options["fail_on"] = "never"
+    if options.pop("watching"):
+        if in_this_process(options):
+            raise click.UsageError("--watch needs processes of their own: not with -j 0")
+        files = targets or tuple(target.model for target in configured(targets, options).target)
+        return watch(lambda watched: _once(targets, arguments, options, watched), files)
+    return _once(targets, arguments, options)
+
+
+def _once(
+    targets: tuple[str, ...], arguments: tuple[str, ...], options: Mapping[str, Any], watched: Watched | None = None
+) -> int:
+    """One run."""
     given, settings = targets, configured(targets, options)
     outputs = assign(settings.output_format, settings.output_file)
     targets = named(targets, settings)
+    if options["shard"]:
+        targets = share(targets, *options["shard"])
+        if not targets:
+            click.echo(f"gradlint: no target is in shard {options['shard'][0]}/{options['shard'][1]}", err=True)
+            return 0
     base = None
     if options["diff_base"]:
         with progress([f"{options['diff_base']}, to compare with"], quiet=options["quiet"]):
             base = at(options["diff_base"], targets)
     with progress(targets, quiet=options["quiet"]):
-        report = judge(targets, settings, options, given, arguments if options["capture"] else None)
+        report = judge(targets, settings, options, given, arguments if options["capture"] else None, watched)
     if base is not None:
         report = compare(base[0], report, base[1], settings.root)
     for style, file in outputs:

@@ -14,11 +14,12 @@ import rich_click as click
 from gradlint.cache import Cache, default_folder
 from gradlint.cli.options import in_this_process, option, request_of
 from gradlint.cli.streams import stdout_to_stderr
+from gradlint.cli.watch import Watched
 from gradlint.config import Settings
 from gradlint.errors import UsageError
 from gradlint.findings import Report
 from gradlint.interpreter import project_python
-from gradlint.worker.client import lint
+from gradlint.worker.client import Memory, lint
 from gradlint.worker.pool import Limits
 from gradlint.worker.protocol import Job
 from gradlint.worker.sandbox import MODES
@@ -56,7 +57,8 @@ def options_of_workers(command: Any) -> Any:
                "[default: 80 % of what there is]"),
         option("--sandbox", type=click.Choice(MODES), default="auto", show_default=True, help="Refuse models to write files and "
                "to use the network and the GPU: as far as this system can (Linux), entirely or not at all, or not."),
-        option("--cache/--no-cache", default=True, show_default=True, help="Use what earlier runs found, and keep what this one finds."),
+        option("--cache/--no-cache", default=True, show_default=True, help="Use what earlier runs found, and keep "
+               "what this one finds."),
         option("--cache-dir", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help="Keep it there.  "
                "[default: ~/.cache/gradlint]"),
         option("--pass-env", multiple=True, metavar="NAME", help="An environment variable that models may see. Repeatable."),
@@ -72,6 +74,7 @@ def judge(
     options: Mapping[str, Any],
     given: Sequence[str],
     script: Sequence[str] | None = None,
+    watched: Watched | None = None,
 ) -> Report:
     """The report on some targets.
 
@@ -79,6 +82,7 @@ def judge(
         targets: those to judge.
         given: those on the command line: above them the configuration was found.
         script: the arguments of the script that is the target, if its model is to be captured.
+        watched: is told which files the answers were made from.
     """
     if in_this_process(options):
         with stdout_to_stderr():
@@ -102,7 +106,11 @@ def judge(
         more=options["pass_env"],
     )
     python = project_python(options["python"], os.environ)
-    return lint(request, settings, jobs, python, limits, memory_of(options, python))
+    memory: Memory | None = memory_of(options, python)
+    if watched is not None:
+        watched.memory = memory or watched.memory
+        memory = watched
+    return lint(request, settings, jobs, python, limits, memory)
 
 
 def memory_of(options: Mapping[str, Any], python: Path) -> Cache | None:

@@ -65,7 +65,9 @@ def _read(path: Path, target: str) -> dict[str, Any]:
         where, hint = f"{path}:{error.lineno}", "it should be as save_pretrained writes it"
         raise LoadError(f"{path} is not JSON: {error.msg}", target=target, where=where, hint=hint) from error
     if isinstance(data, dict) and ("architectures" in data or "model_type" in data):
-        return data
+        names = data.get("architectures") or []
+        if isinstance(names, list) and all(isinstance(name, str) for name in (*names, data.get("model_type", ""))):
+            return data
     if isinstance(data, dict) and "architecture" in data:
         hint = "write def build(): return timm.create_model(...) into a file, and name that"
         raise LoadError(f"{path} is a configuration of timm, not of transformers", target=target, hint=hint)
