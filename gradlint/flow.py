@@ -294,6 +294,9 @@ class _Run:
         if isinstance(found, Returned):
             self.trails[node.name] = found.trail + self.gathered.units[node]
         for handle, grad in found.items():
+            if node in self.norms and self.values[self.norms[node].root] is not None:
+                for repeat in self.norms[node].repeats:
+                    self.inside.add(repeat, self.norms[node].behind_statistic(grad), self.gathered.units[node])
             if (target := inputs.get(handle)) is not None:
                 self._send(node, target, grad, slots[handle], found.units[handle] if isinstance(found, Returned) else 0)
 
