@@ -15,7 +15,7 @@ from gradlint.covary import Covariances, Ledger
 from gradlint.errors import AnalysisError
 from gradlint.flowed import Edge, Flowed, Units
 from gradlint.gathered import Gathered, in_units
-from gradlint.handles import Inputs, arguments, call_of, target_of
+from gradlint.handles import Inputs, arguments, call_of, target_of, without_moments
 from gradlint.handwritten import Norm, find_norms
 from gradlint.moments import Array, Moments, energy, meet
 from gradlint.ops import IDENTITY, Call, Flow, Returned, by_parts, check, lookup
@@ -120,7 +120,7 @@ class _Run:
         if node.op == "get_attr":
             if facts.value is None:
                 return self.traced.parameters[str(node.target)].law.moments
-            return None if "complex" in str(facts.dtype) else facts.constant()
+            return None if "complex" in str(facts.dtype) or not facts.value.numel() else facts.constant()
         self.how[node.name] = "known"
         if facts.value is not None:
             return facts.constant()
@@ -133,7 +133,7 @@ class _Run:
             return member
         if facts.shape is not None and not facts.floating:
             raise _Unknown("it returns complex numbers")
-        blank = [n for n in node.all_input_nodes if self.values[n] is None and n not in self.unbounded]
+        blank = [n for n in without_moments(node, self.values) if n not in self.unbounded]
         if blank and all(step(n).floating for n in blank):  # complex ones are sampled on the way; behind others all is unknown
             self.how[node.name] = "opaque"
             return None
@@ -187,7 +187,7 @@ class _Run:
 
     def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Inputs) -> Flow:
         op = lookup(target_of(node, self.traced))
-        if any(self.values[n] is None for n in node.all_input_nodes):
+        if without_moments(node, self.values):
             return self._region(node, lambda n: self.values[n] is None, inputs, "it depends on a tensor without moments")
         if target_of(node, self.traced) in IDENTITY and isinstance(args[0], Moments):
             return Flow(args[0], lambda g: {args[0]: g})

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import fx
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from gradlint.moments import Moments
@@ -14,7 +15,7 @@ from gradlint.ops import Call
 from gradlint.recognise import shared_width
 from gradlint.trace.graph import Traced, op_name, step
 
-__all__ = ["Inputs", "arguments", "call_of", "target_of"]
+__all__ = ["Inputs", "arguments", "call_of", "target_of", "without_moments"]
 
 _GIVEN = ("values", "identity")
 """Kinds of laws that are no more than values."""
@@ -86,6 +87,12 @@ def _leaf_call(node: fx.Node, traced: Traced, inputs: Inputs) -> Call:
         if record.law.kind in _GIVEN:
             given.add(name)
     return Call(None, dict(vars(module)), local, frozenset(given))
+
+
+def without_moments(node: fx.Node, values: Mapping[fx.Node, Any]) -> list[fx.Node]:
+    """What a call reads of which no moments are known; an empty tensor in the place of a weight is not read."""
+    unread = node.target is functional.multi_head_attention_forward
+    return [n for n in node.all_input_nodes if values[n] is None and not (unread and 0 in (step(n).shape or ()))]
 
 
 def target_of(node: fx.Node, traced: Traced) -> Any:
