@@ -11,7 +11,7 @@ import gradlint
 
 
 class Mixer(nn.Module):
-    """``pool(norm(x)) − norm(x)`` in a branch: an average of what is inside takes a constant out, with zeros beside it it does not."""
+    """``pool(norm(x)) − norm(x)`` in a branch: an average of what is inside takes a constant out, with zeros beside it does not."""
 
     def __init__(self, *, zeros_count: bool) -> None:
         super().__init__()
