@@ -11,7 +11,7 @@ import gradlint
 
 
 class Mixer(nn.Module):
-    """``pool(norm(x)) − norm(x)`` in a branch: an average of what is inside takes a constant out, with zeros beside it does not."""
+    """``pool(norm(x)) − norm(x)`` in a branch: an average takes a constant out, one that counts zeros does not."""
 
     def __init__(self, *, zeros_count: bool) -> None:
         super().__init__()
