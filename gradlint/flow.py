@@ -14,6 +14,7 @@ from torch import fx
 from gradlint.covary import Covariances, Ledger
 from gradlint.errors import AnalysisError
 from gradlint.flowed import Edge, Flowed, Units
+from gradlint.folds import Resting, Returning
 from gradlint.gathered import Gathered, in_units
 from gradlint.handles import Inputs, arguments, leaf_call, target_of
 from gradlint.handwritten import Norm, find_norms
@@ -69,14 +70,42 @@ class _Run:
         self.covariances = Covariances(Ledger(self.traced.graph, drawn, self.values, self.gathered, self.grids))
         self.unknown = Unknown(self.traced)
         self.tangles = Tangles(self.traced.graph)
+        repeats = self.covariances.ledger.repeats
+        self.resting = Resting(repeats, self.values)
+        self.returning = Returning(
+            repeats, self.resting, self.gathered, self.inside, self.edges, self.covariances, self.unknown.nodes
+        )
 
     def forward(self) -> None:
         self.norms = find_norms(self.traced.graph)
         self.cones = {n: cone for n, cone in find_cones(self.traced.graph).items() if n not in self.tangles.members}
         self.covariances.ledger.found(self.cones, self.norms)
         for node in self.traced.graph.nodes:
-            if node.op != "output":
+            if node.op != "output" and not self._repeated(node):
                 self.values[node] = self._corrected(self.covariances.entered, node, self._pinned(node, self._known(node)))
+
+    def _repeated(self, node: fx.Node) -> bool:
+        """An op in a loop that has come to rest is the one of the step before, on other tensors of the same moments."""
+        before = None if node in self.tangles.members else self.resting.before(node)
+        if before is None:
+            return False
+        if node in self.cones:
+            if before not in self.cones or self._known(node) is None or node not in self.cones:
+                return False  # worked out anew for the grid of its root, and what it was kept
+        elif before in self.flows:
+            flow, inputs = self.flows[before]
+            moved = dict(zip(before.all_input_nodes, node.all_input_nodes, strict=True))
+            if any(target not in moved for target in inputs.values()):
+                return False
+            own: Inputs = {handle: moved[target] for handle, target in inputs.items() if isinstance(target, fx.Node)}
+            self.flows[node], record = (flow, own), self.covariances.ledger.records.get(before)
+            if record is not None:
+                self.covariances.ledger.records[node] = replace(record, inputs=own)
+        if before in self.fixed:
+            self.fixed.add(node)
+        self.how[node.name], self.values[node] = self.how[before.name], self.values[before]
+        self.covariances.repeated(node)
+        return True
 
     def _known(self, node: fx.Node) -> Any:
         """Moments of a node; None where they are unknown, be it for a formula that breaks: the rest is still judged."""
@@ -247,6 +276,8 @@ class _Run:
         self.gathered.add(start, cotangent, 0)
         self.covariances.sent(None, 0, start, cotangent)
         for node in reversed(list(self.traced.graph.nodes)):
+            if self.returning.reached(node):
+                continue
             alone, lost = self._alone(node), node.name in self.unknown.nodes
             self.gathered.add(node, self.tangles.arrived(node), 0)
             g = self.gathered.grads.get(node)
@@ -323,6 +354,7 @@ class _Run:
         self.edges.append(Edge(node.name, target.name, arrived, unit))
         if not beyond:
             self.covariances.sent(node, slot, target, grad)
+            self.returning.sent(node, target, grad, slot)
 
     def result(self) -> Flowed:
         for node in list(self.inside.grads):

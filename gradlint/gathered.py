@@ -41,6 +41,11 @@ class Gathered(Generic[K]):
             grad = self._meet(in_units(self.grads[key], self.units[key] - unit), in_units(grad, had - unit))
         self.grads[key], self.units[key] = grad, unit
 
+    def repeat(self, key: K, like: K, bits: float, unit: int) -> None:
+        """What has arrived is what has at another key, times ``2^(bits + unit)``."""
+        if like in self.grads:
+            self.grads[key], self.units[key] = in_units(self.grads[like], bits), self.units[like] + unit
+
     def settle(self, key: K) -> Any:
         """What has arrived, if anything has; in another unit where it has left the range."""
         grad = self.grads.get(key)
@@ -50,10 +55,10 @@ class Gathered(Generic[K]):
         return self.grads.get(key)
 
 
-def in_units(grad: Any, shift: int) -> Any:
+def in_units(grad: Any, shift: float) -> Any:
     """``grad·2^shift``, of every member of a tuple."""
     if shift == 0 or grad is None:
         return grad
     if isinstance(grad, tuple):
         return tuple(in_units(member, shift) for member in grad)
-    return grad.scale(math.ldexp(1.0, shift))
+    return grad.scale(2.0**shift)
