@@ -70,42 +70,18 @@ class _Run:
         self.covariances = Covariances(Ledger(self.traced.graph, drawn, self.values, self.gathered, self.grids))
         self.unknown = Unknown(self.traced)
         self.tangles = Tangles(self.traced.graph)
-        repeats = self.covariances.ledger.repeats
-        self.resting = Resting(repeats, self.values)
-        self.returning = Returning(
-            repeats, self.resting, self.gathered, self.inside, self.edges, self.covariances, self.unknown.nodes
-        )
 
     def forward(self) -> None:
         self.norms = find_norms(self.traced.graph)
         self.cones = {n: cone for n, cone in find_cones(self.traced.graph).items() if n not in self.tangles.members}
         self.covariances.ledger.found(self.cones, self.norms)
+        resting = Resting(self.covariances, self.flows, self.cones, self.how, self.fixed, self.tangles.members)
         for node in self.traced.graph.nodes:
-            if node.op != "output" and not self._repeated(node):
+            if node.op != "output" and (taken := resting.repeated(node, self._known)) is not None:
+                self.values[node] = taken
+            elif node.op != "output":
                 self.values[node] = self._corrected(self.covariances.entered, node, self._pinned(node, self._known(node)))
-
-    def _repeated(self, node: fx.Node) -> bool:
-        """An op in a loop that has come to rest is the one of the step before, on other tensors of the same moments."""
-        before = None if node in self.tangles.members else self.resting.before(node)
-        if before is None:
-            return False
-        if node in self.cones:
-            if before not in self.cones or self._known(node) is None or node not in self.cones:
-                return False  # worked out anew for the grid of its root, and what it was kept
-        elif before in self.flows:
-            flow, inputs = self.flows[before]
-            moved = dict(zip(before.all_input_nodes, node.all_input_nodes, strict=True))
-            if any(target not in moved for target in inputs.values()):
-                return False
-            own: Inputs = {handle: moved[target] for handle, target in inputs.items() if isinstance(target, fx.Node)}
-            self.flows[node], record = (flow, own), self.covariances.ledger.records.get(before)
-            if record is not None:
-                self.covariances.ledger.records[node] = replace(record, inputs=own)
-        if before in self.fixed:
-            self.fixed.add(node)
-        self.how[node.name], self.values[node] = self.how[before.name], self.values[before]
-        self.covariances.repeated(node)
-        return True
+        self.returning = Returning(self.covariances, resting, self.gathered, self.inside, self.edges, self.unknown.nodes)
 
     def _known(self, node: fx.Node) -> Any:
         """Moments of a node; None where they are unknown, be it for a formula that breaks: the rest is still judged."""
@@ -305,7 +281,8 @@ class _Run:
             elif node in self.flows:
                 self._back_call(node, g)
             elif node.target is operator.getitem and isinstance(self.values[node.all_input_nodes[0]], tuple):
-                self._back_member(node, g)
+                call: Any = node.args[0]
+                self.gathered.add_member(call, (node.args[1], len(self.values[call])), g, self.gathered.units[node])
             else:
                 return False
         except Exception as error:  # noqa: BLE001  (as in _apply)
@@ -332,15 +309,6 @@ class _Run:
             if (target := inputs.get(handle)) is not None:
                 self._send(node, target, grad, slots[handle], found.units[handle] if isinstance(found, Returned) else 0)
 
-    def _back_member(self, node: fx.Node, g: Moments) -> None:
-        """One member of a tuple: its gradient waits in a tuple at the call."""
-        call: Any = node.args[0]
-        index: Any = node.args[1]
-        width = len(self.values[call])
-        members: list[Moments | None] = [None] * width
-        members[operator.index(index) % width] = g
-        self.gathered.add(call, tuple(members), self.gathered.units[node])
-
     def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, slot: int = 0, beyond: int = 0) -> None:
         arrived, unit = energy(grad), self.gathered.units[node] + beyond
         if isinstance(target, str):
@@ -357,9 +325,8 @@ class _Run:
             self.returning.sent(node, target, grad, slot)
 
     def result(self) -> Flowed:
-        for node in list(self.inside.grads):
-            if isinstance(self.gathered.grads.get(node), Moments):
-                self.inside.add(node, self.gathered.grads[node], self.gathered.units[node])
+        for node in [n for n in self.inside.grads if isinstance(self.gathered.grads.get(n), Moments)]:
+            self.inside.add(node, self.gathered.grads[node], self.gathered.units[node])
         backward = {n: g for n, g in {**self.gathered.grads, **self.inside.grads}.items() if isinstance(g, Moments)}
         units = {**self.gathered.units, **self.inside.units}
         return Flowed(

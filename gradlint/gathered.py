@@ -7,8 +7,9 @@ its *unit*, which changes where the number itself would become very large or ver
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, SupportsIndex, TypeVar
 
 from gradlint.moments import Moments
 
@@ -40,6 +41,12 @@ class Gathered(Generic[K]):
             had, unit = unit, max(unit, self.units[key])
             grad = self._meet(in_units(self.grads[key], self.units[key] - unit), in_units(grad, had - unit))
         self.grads[key], self.units[key] = grad, unit
+
+    def add_member(self, key: K, member: tuple[SupportsIndex, int], grad: Any, unit: int) -> None:
+        """The gradient of one member of a tuple (its number, and how many there are) waits in a tuple."""
+        index, width = member
+        at = operator.index(index) % width
+        self.add(key, tuple(grad if i == at else None for i in range(width)), unit)
 
     def repeat(self, key: K, like: K, bits: float, unit: int) -> None:
         """What has arrived is what has at another key, times ``2^(bits + unit)``."""

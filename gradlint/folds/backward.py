@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from gradlint.covary import Covariances, Loop, Repeats
+from gradlint.covary import Covariances, Loop
 from gradlint.flowed import Edge
 from gradlint.folds.forward import Resting, same
 from gradlint.gathered import Gathered, in_units
@@ -95,23 +95,26 @@ class Returning:
     """Finds the steps that need not be worked out, and fills them in.
 
     Args:
-        repeats: the loops of the graph.
+        covariances: of the model; they know its loops.
         resting: which steps are at rest.
         gathered: gradients at the nodes.
         inside: those at nodes within a cone.
         edges: how they got there.
+        lost: names of nodes whose gradient is unknown.
     """
 
-    repeats: Repeats
+    covariances: Covariances
     resting: Resting
     gathered: Gathered[fx.Node]
     inside: Gathered[fx.Node]
     edges: list[Edge]
-    covariances: Covariances
     lost: set[str]
     skipped: set[fx.Node] = field(default_factory=set)
     _courses: dict[Loop, _Course] = field(default_factory=dict)
     _sent: dict[fx.Node, list[tuple[fx.Node, Moments, int]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.repeats = self.covariances.ledger.repeats
 
     def sent(self, consumer: fx.Node, target: fx.Node, grad: Moments, slot: int) -> None:
         """A call sent a gradient to its input number ``slot``."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import fx
 
-from gradlint.covary import Loop, Repeats
+from gradlint.covary import Covariances, Loop
+from gradlint.handles import Inputs
 from gradlint.moments import Moments
+from gradlint.ops import Flow
+from gradlint.recognise import Cone
 
 __all__ = ["Resting", "same"]
 
@@ -21,17 +25,64 @@ _SAME = 1e-7
 
 
 class Resting:
-    """Which steps are at rest.
+    """Which steps are at rest, and what they take over from the step before.
 
     Args:
-        repeats: the loops of a graph.
-        values: moments of the nodes so far.
+        covariances: of the model; they know its loops and the values so far.
+        flows: every call with the inputs of its flow.
+        cones: by member.
+        how: node name to how it was understood.
+        fixed: nodes made of weights alone.
+        apart: nodes that are always worked out.
     """
 
-    def __init__(self, repeats: Repeats, values: Mapping[fx.Node, Any]) -> None:
-        self._repeats, self._values = repeats, values
+    def __init__(
+        self,
+        covariances: Covariances,
+        flows: dict[fx.Node, tuple[Flow, Inputs]],
+        cones: Mapping[fx.Node, Cone],
+        how: dict[str, str],
+        fixed: set[fx.Node],
+        apart: Container[fx.Node],
+    ) -> None:
+        self._covariances, self._flows, self._cones = covariances, flows, cones
+        self._how, self._fixed, self._apart = how, fixed, apart
+        self._repeats, self._values = covariances.ledger.repeats, covariances.ledger.values
         self._known: dict[tuple[Loop, int], bool] = {}
         self._shown: dict[fx.Node, str] = {}
+
+    def repeated(self, node: fx.Node, known: Callable[[fx.Node], Any]) -> Any:
+        """The value of an op in a loop that has come to rest, taken over from the step before; None: it is to be worked out.
+
+        Args:
+            known: works a node out. A member of a cone needs it for the grid of its own root.
+        """
+        before = None if node in self._apart else self.before(node)
+        if before is None:
+            return None
+        if node in self._cones:
+            if before not in self._cones or known(node) is None or node not in self._cones:
+                return None
+        elif before in self._flows and not self._handed_on(before, node):
+            return None
+        if before in self._fixed:
+            self._fixed.add(node)
+        self._how[node.name] = self._how[before.name]
+        self._covariances.repeated(node)
+        return self._values[before]
+
+    def _handed_on(self, before: fx.Node, node: fx.Node) -> bool:
+        """The flow of a call, between the tensors of another; False where these do not correspond."""
+        flow, inputs = self._flows[before]
+        moved = dict(zip(before.all_input_nodes, node.all_input_nodes, strict=True))
+        own: Inputs = {handle: moved[n] for handle, n in inputs.items() if isinstance(n, fx.Node) and n in moved}
+        if len(own) < len(inputs):
+            return False
+        records = self._covariances.ledger.records
+        self._flows[node] = flow, own
+        if before in records:
+            records[node] = replace(records[before], inputs=own)
+        return True
 
     def before(self, node: fx.Node) -> fx.Node | None:
         """The op of the step before that has the same value; None where there is none, or the value is to be worked out."""
@@ -77,7 +128,9 @@ def same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(same, a, b))
     if not isinstance(a, Moments) or not isinstance(b, Moments) or a.dims != b.dims:
         return False
-    if (a.value is None) != (b.value is None) or (a.value is not None and not np.array_equal(a.value, b.value)):
+    if (a.value is None) != (b.value is None):
+        return False
+    if a.value is not None and b.value is not None and not np.array_equal(a.value, b.value):
         return False
     if (a.parts is None) != (b.parts is None) or a.grams.keys() != b.grams.keys():
         return False
