@@ -258,7 +258,8 @@ def _facts(context: Context) -> TargetReport:
         Hop(s.end, s.module, context.blamed(s) or context.steps[s.start].location, s.cause, s.log2, end)
         for s, end in zip(paths.segments, ends, strict=True)
     ]
-    return replace(facts, path=tuple(hops), recurrences=tuple(_told(context, r) for r in paths.recurrences))
+    recurrences = tuple(_told(context, r) for r in paths.recurrences)
+    return replace(facts, path=tuple(hops), recurrences=recurrences, depths=tuple(r.facts for r in paths.repeats))
 
 
 def _told(context: Context, recurrence: Recurrence) -> RecurrenceFacts:

@@ -30,7 +30,7 @@ def dev():
     return module
 
 
-@pytest.mark.parametrize("name", ["README.md", "rules/README.md", "docs/configuration.md"])
+@pytest.mark.parametrize("name", ["README.md", "rules/README.md", "docs/configuration.md", "docs/show.md"])
 def test_generated_parts_are_current(dev, name):
     text = (ROOT / name).read_text("utf-8")
     assert dev.MARKED.search(text), "there is something to generate"
@@ -41,7 +41,9 @@ def test_every_task_is_described(dev):
     assert set(re.findall(r"^    \./dev (\w+)", dev.__doc__, re.MULTILINE)) == set(dev.TASKS)
 
 
-@pytest.mark.parametrize("name", ["README.md", "rules/README.md", "docs/configuration.md", "docs/ci.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "rules/README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")), "CHANGELOG.md"]
+)
 def test_links_lead_somewhere(name):
     path = ROOT / name
     for link in re.findall(r"\]\(([^)#]+)\)", path.read_text("utf-8")):
