@@ -36,7 +36,8 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
     {
         "explode": Limit(*FITTED["explode"], f"{SOURCE}; published failures lie above 1e3, the largest healthy model at 3e2"),
         "vanish": Limit(*FITTED["vanish"], f"{SOURCE}; published failures lie below 1e-4, the smallest healthy model at 1e-3"),
-        "steep": Limit(*FITTED["steep"], f"{SOURCE}; VGG-16 with BatchNorm, which trains, has 17.1"),
+        "memory": Limit(*FITTED["memory"], f"{SOURCE}; a hundredth of the gradient, at the steps that the task needs"),
+        "steep": Limit(*FITTED["steep"], f"{SOURCE}; CLIP with its temperature, which trains, has 12.6"),
         "residual": Limit(9.0, 10.0, "as explode; plain SGD trained sums that gain 4.5 bits and not those that gain 14.5"),
         "batchnorm_chain": Limit(
             8.3, 13.2, "Yang et al. 2019 (arXiv:1902.08129): log2(π/(π-1))/2 = 0.28 per layer, 30 train half, 48 do not train"
@@ -65,6 +66,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "fan": Limit(1.0, math.inf, "half or twice the standard deviation that He et al. 2015 ask for"),
         "loss": Limit(2.0, math.inf, "cross-entropy at the start over ln C; healthy heads give 1.0 to 1.5", "ratio"),
         "logits": Limit(3.0, math.inf, "a softmax of logits of this size is one-hot for few classes", "rms"),
+        "scores": Limit(
+            32.0, math.inf, "transformers of the fit half of benchmarks/trainability train with attention scores up to 28", "rms"
+        ),
         "unnormed": Limit(
             3.0, math.inf, "a stream of size 8 in front of the head; published pre-norm stacks of 3.8 train (ReZero, 12 layers)"
         ),
