@@ -23,7 +23,7 @@ from gradlint.facts import TargetReport
 from gradlint.findings import Finding, Location, Severity
 from gradlint.run import Stale
 
-__all__ = ["Accepted", "accept", "collapsed", "fingerprinted", "merged", "read", "write"]
+__all__ = ["Accepted", "accept", "collapsed", "fingerprinted", "merged", "paired", "read", "worse", "write"]
 
 VERSION = 1
 _WORSE = math.log2(1.1)  # bits: an accepted finding may get 10 % worse
@@ -97,7 +97,7 @@ def accept(
         judged: the targets that were analysed; an entry of another is not stale.
         codes: of the rules that ran, likewise.
     """
-    pairs, left = _paired(findings, accepted, root)
+    pairs, left = paired(findings, accepted, root)
     names, codes = {_identity(target, root) for target in judged}, set(codes)
     stale = [
         Stale(Location(str(path), e.line), e.code, e.target, e.module) for e in left if e.target in names and e.code in codes
@@ -108,10 +108,10 @@ def accept(
         entry = pairs.get(finding.fingerprint)
         if entry is None:
             counts.append(finding)
-        elif (worse := _worse(finding, entry)) is None:
+        elif (how := worse(finding, entry)) is None:
             passes.append(replace(finding, suppressed="baseline"))
         else:
-            counts.append(replace(finding, notes=(*finding.notes, f"accepted in {path.name}, but {worse}")))
+            counts.append(replace(finding, notes=(*finding.notes, f"accepted in {path.name}, but {how}")))
     return counts, passes, stale
 
 
@@ -133,7 +133,7 @@ def merged(
     """
     names = {_identity(target, root) for target in judged}
     kept = [entry for entry in old if entry.target not in names]
-    pairs, _ = _paired(findings, old, root)
+    pairs, _ = paired(findings, old, root)
     found = []
     for finding in findings:
         before = pairs.get(finding.fingerprint)
@@ -174,7 +174,7 @@ def write(path: Path, entries: Iterable[Accepted], version: str) -> None:
         raise UsageError(f"baseline: {path} cannot be written: {error}") from error
 
 
-def _paired(findings: Iterable[Finding], accepted: Iterable[Accepted], root: Path) -> tuple[dict[str, Accepted], list[Accepted]]:
+def paired(findings: Iterable[Finding], accepted: Iterable[Accepted], root: Path) -> tuple[dict[str, Accepted], list[Accepted]]:
     """Each accepted finding's entry, by its fingerprint, and the entries that are left."""
     known: dict[str, list[Accepted]] = {}
     for entry in accepted:
@@ -219,7 +219,7 @@ def _pair(entries: list[Accepted], findings: list[Finding]) -> tuple[dict[str, A
     return pairs, entries[len(findings) :]
 
 
-def _worse(finding: Finding, entry: Accepted) -> str | None:
+def worse(finding: Finding, entry: Accepted) -> str | None:
     """How much worse than accepted a finding is; None when it is not."""
     measured, expected = _numbers(finding)
     now, then = _size(measured, expected), _size(entry.measured, entry.expected)

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from gradlint.facts import DepthFacts
+from gradlint.limits import LIMITS
 from gradlint.trace.graph import ModuleRecord
 
 __all__ = ["DepthLaw", "Repeat", "depth_law", "find_repeats"]
@@ -71,6 +73,13 @@ class Repeat:
     def typical(self) -> float:
         """Bits per block, on average."""
         return sum(self.log2) / len(self.log2)
+
+    @property
+    def facts(self) -> DepthFacts:
+        """The law as it is reported, for all of the blocks."""
+        count = len(self.modules)
+        limit = LIMITS["explode" if self.law.rate > 0 else "vanish"].warning
+        return DepthFacts(self.pattern, count, self.law.kind, self.law.rate, self.law.at(count), self.law.critical(limit))
 
 
 def depth_law(gains: Sequence[float]) -> DepthLaw:

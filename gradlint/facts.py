@@ -10,6 +10,7 @@ from gradlint.comparison import Comparison, significant
 
 __all__ = [
     "Coverage",
+    "DepthFacts",
     "Hop",
     "Location",
     "ModuleFacts",
@@ -37,7 +38,7 @@ class Location:
 
 @dataclass(frozen=True)
 class ParameterFacts:
-    """Prediction for one parameter. ``rms`` and ``grad_rms`` as defined in the README's "What is predicted".
+    """Prediction for one parameter. ``rms`` and ``grad_rms`` as defined in docs/how-it-works.md.
 
     A ``grad_rms`` of 0 says that no gradient arrives; None, that it has to pass an op that nothing is known about.
     ``grad_typical`` is the median over draws of the weights, ``grad_interval`` holds 80 % of them; None where they are not
@@ -84,6 +85,7 @@ class Page:
     Args:
         severity: that of its findings unless they say otherwise.
         markdown: the whole page.
+        path: of the file that it is written in; empty where that is not known.
     """
 
     code: str
@@ -91,6 +93,7 @@ class Page:
     severity: str
     summary: str
     markdown: str
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,38 @@ class RecurrenceFacts:
 
 
 @dataclass(frozen=True)
+class DepthFacts:
+    """How the gradient grows over blocks that repeat.
+
+    Args:
+        blocks: their paths, with ``{}`` for the number: ``layers.{}``.
+        count: how many there are.
+        law: ``exponential``: each multiplies alike; ``algebraic``: L of them give a power of L + 1.
+        rate: bits of gradient norm per block, or per doubling of L + 1.
+        log2: bits over all.
+        critical: the most blocks that stay within the limits of GL101 and GL102; None: any number does.
+    """
+
+    blocks: str
+    count: int
+    law: str
+    rate: float
+    log2: float
+    critical: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The law as the JSON report shows it."""
+        return {
+            "blocks": self.blocks,
+            "count": self.count,
+            "law": self.law,
+            "rate": significant(self.rate),
+            "log2": significant(self.log2),
+            "critical": self.critical,
+        }
+
+
+@dataclass(frozen=True)
 class TargetReport:
     """All that is reported about one model.
 
@@ -199,6 +234,7 @@ class TargetReport:
         gain_interval_log2: between these lie 80 % of the draws.
         path: the way that all gradient takes to the input; its bits add up to ``gain_log2``.
         recurrences: weights that act again and again on what they made.
+        depths: blocks that repeat, and how the gradient grows with their number.
     """
 
     name: str
@@ -217,6 +253,7 @@ class TargetReport:
     gain_interval_log2: tuple[float, float] | None = None
     path: tuple[Hop, ...] = ()
     recurrences: tuple[RecurrenceFacts, ...] = ()
+    depths: tuple[DepthFacts, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The target as the JSON report shows it."""
@@ -277,6 +314,7 @@ class TargetReport:
                 for h in self.path
             ],
             "recurrences": [r.to_dict() for r in self.recurrences],
+            "depths": [d.to_dict() for d in self.depths],
             "verification": None if self.verification is None else self.verification.to_dict(),
         }
 

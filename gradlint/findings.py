@@ -13,6 +13,7 @@ from typing import Any, Literal
 from gradlint.comparison import Claim, significant
 from gradlint.facts import (
     Coverage,
+    DepthFacts,
     Hop,
     Location,
     ModuleFacts,
@@ -25,8 +26,10 @@ from gradlint.facts import (
 )
 
 __all__ = [
+    "Changes",
     "Confidence",
     "Coverage",
+    "DepthFacts",
     "Factor",
     "Finding",
     "Hop",
@@ -38,6 +41,7 @@ __all__ = [
     "RecurrenceFacts",
     "Report",
     "Severity",
+    "TargetChange",
     "TargetReport",
 ]
 
@@ -87,7 +91,7 @@ class Finding:
         claim: what of it real backward passes can check; None: nothing.
         verified: what they said, where they were asked.
         fingerprint: the same for the same finding after lines moved and names changed; unique in a report.
-        suppressed: why it does not count: a comment at its line, or the baseline.
+        suppressed: why it does not count: a comment at its line, the baseline, or what is compared with has it as well.
     """
 
     code: str
@@ -106,7 +110,7 @@ class Finding:
     claim: Claim | None = None
     verified: Literal["verified", "contradicted"] | None = None
     fingerprint: str = ""
-    suppressed: Literal["comment", "baseline"] | None = None
+    suppressed: Literal["comment", "baseline", "base"] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as the JSON report shows it."""
@@ -133,6 +137,63 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class TargetChange:
+    """A model before and after; its findings are new, worse, kept or fixed.
+
+    Args:
+        before: None where it was not there, or could not be analysed.
+        after: None where it is gone, or cannot be analysed.
+        unknown: why it could not be analysed before.
+        worse: that were there, and have a number more than 10 % worse now or a higher severity.
+        fixed: that were there, as they were.
+    """
+
+    name: str
+    before: TargetReport | None
+    after: TargetReport | None
+    unknown: str = ""
+    new: tuple[Finding, ...] = ()
+    worse: tuple[Finding, ...] = ()
+    kept: tuple[Finding, ...] = ()
+    fixed: tuple[Finding, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The change as the JSON report shows it."""
+        findings = {"new": self.new, "worse": self.worse, "kept": self.kept, "fixed": self.fixed}
+        return {
+            "name": self.name,
+            "unknown": self.unknown,
+            "before": _numbers(self.before),
+            "after": _numbers(self.after),
+            **{how: [finding.to_dict() for finding in found] for how, found in findings.items()},
+        }
+
+
+def _numbers(target: TargetReport | None) -> dict[str, Any] | None:
+    """What of a model is compared."""
+    if target is None:
+        return None
+    known = target.to_dict()
+    return {key: known[key] for key in ("name", "gain_log2", "gain_typical_log2", "gain_interval_log2", "depths")}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is different from another report.
+
+    Args:
+        base: what that is called.
+    """
+
+    base: str
+    targets: tuple[TargetChange, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The changes as the JSON report shows them."""
+        return {"base": self.base, "targets": [target.to_dict() for target in self.targets]}
+
+
+@dataclass(frozen=True)
 class Report:
     """The outcome of one run over one or more targets.
 
@@ -142,6 +203,7 @@ class Report:
         fail_on: severity at or above which the run is not ok; None when findings never fail the run.
         suppressed: findings that a comment or the baseline accepts, in the same order.
         pages: of the rules that were asked; not part of the JSON.
+        changes: what is different from the report that it was compared with; then only what is new is among the findings.
     """
 
     targets: tuple[TargetReport, ...] = ()
@@ -151,6 +213,7 @@ class Report:
     version: str = ""
     suppressed: tuple[Finding, ...] = ()
     pages: tuple[Page, ...] = ()
+    changes: Changes | None = None
 
     @property
     def ok(self) -> bool:
@@ -189,17 +252,11 @@ class Report:
             "suppressed": [f.to_dict() for f in self.suppressed],
             "failures": [dict(f) for f in self.failures],
             "coverage": self.coverage.to_dict(),
+            "changes": None if self.changes is None else self.changes.to_dict(),
         }
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{f.code}</td><td>{f.severity}</td><td>{_escape(str(f.location or f.module))}</td>"
-            f"<td>{_escape(f.message)}</td><td>{_escape(f.fix)}</td></tr>"
-            for f in self.findings
-        )
-        head = "<tr><th>code</th><th>severity</th><th>where</th><th>what</th><th>fix</th></tr>"
-        return f"<p>gradlint: {len(self.findings)} findings, {self.coverage}</p><table>{head}{rows}</table>"
+        """The report as a notebook shows it."""
+        from gradlint.display import html  # noqa: PLC0415 - only notebooks ask for it
 
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return html(self.to_dict())

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
-__all__ = ["bits", "collapse", "times"]
+__all__ = ["bits", "collapse", "covered", "times"]
+
+_GAP = re.compile(r"\{(\d+)…(\d+)\}")
 
 
 def bits(gain: float) -> float:
@@ -45,3 +48,22 @@ def collapse(names: Iterable[str]) -> str:
         else:
             shown.append(key.replace("{}", f"{{{min(numbers)}…{max(numbers)}}}"))
     return ", ".join(shown)
+
+
+def covered(name: str, pattern: str) -> bool:
+    """Whether a name is one of those that :func:`collapse` wrote as ``pattern``.
+
+    >>> covered("blocks.12.fc", "blocks.{0…47}.fc")
+    True
+    """
+    shape, spans = _parsed(pattern)
+    found = shape.fullmatch(name)
+    return found is not None and all(int(number) in span for number, span in zip(found.groups(), spans, strict=True))
+
+
+@lru_cache
+def _parsed(pattern: str) -> tuple[re.Pattern[str], tuple[range, ...]]:
+    """What a pattern looks like, and which numbers each of its gaps may hold."""
+    texts, ends = _GAP.split(pattern), _GAP.findall(pattern)
+    shape = r"(\d+)".join(re.escape(text) for text in texts[::3])
+    return re.compile(shape), tuple(range(int(first), int(last) + 1) for first, last in ends)

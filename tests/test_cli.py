@@ -148,7 +148,7 @@ def test_what_the_model_prints_does_not_reach_stdout(gradlint, good):
 
 
 def test_a_crash_of_gradlint_exits_2_with_one_line(gradlint, good, monkeypatch):
-    monkeypatch.setattr("gradlint.cli.configure", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("gradlint.cli.options.configure", lambda *args, **kwargs: 1 / 0)
     done = gradlint("good.py")
     assert done.code == 2
     assert done.err.startswith("gradlint: internal error: ZeroDivisionError")
@@ -247,13 +247,14 @@ def test_every_setting_has_a_twin_in_the_environment(gradlint, bad, monkeypatch)
 
 
 def test_every_key_of_the_file_that_is_no_table_has_a_flag_and_a_twin():
-    from gradlint.cli import _TWINS, check
+    from gradlint.cli.check import check
+    from gradlint.cli.options import TWINS
     from gradlint.config import KINDS, schema
 
     tables = {key.replace("-", "_") for key, what in schema()["properties"].items() if what.get("type") in ("object", "array")}
     keys = set(KINDS) - tables - {"required_version"}
     assert keys <= {parameter.name for parameter in check.params}
-    assert keys <= {twin.removeprefix("GRADLINT_").lower() for twin in _TWINS}
+    assert keys <= {twin.removeprefix("GRADLINT_").lower() for twin in TWINS}
 
 
 CONFIGURED = """

@@ -95,7 +95,7 @@ def test_area_under_the_curve():
 def case(seed, trained, gain):
     outcomes = {name: {"label": "trained" if i < trained else "stuck"} for i, name in enumerate(training.OPTIMISERS)}
     row = {"configuration": draw(seed).to_dict(), "outcomes": outcomes}
-    return scores.Case(row, Prediction(seed, gain, -1.0, 0.0, 0.0, None))
+    return scores.Case(row, Prediction(seed, gain, -1.0, 0.0, 0.0, 0.0, None))
 
 
 def test_limits_lie_between_what_trains_and_what_does_not():

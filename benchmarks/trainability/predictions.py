@@ -34,6 +34,7 @@ class Prediction:
         gain: of the gradient's norm from the output to the input, in a typical draw of the weights.
         collapse: log2 of ``1 − ρ`` of the last hidden tensor's samples.
         curvature: log2 of the loss's steepest curvature.
+        lasting: the same of what a step does not relax.
         memory: of the gradient's norm in time: lost over the steps that the task needs, or gained over all.
         findings: code and severity of each, info left out; None where the rules were not asked.
     """
@@ -42,6 +43,7 @@ class Prediction:
     gain: float | None
     collapse: float | None
     curvature: float | None
+    lasting: float | None
     output: float | None
     memory: float | None
     findings: dict[str, str] | None = None
@@ -62,6 +64,7 @@ def predict(c: Configuration, *, judged: bool) -> Prediction:
         None if gain is None else gain + awake.typical,
         awake.symptoms.collapse,
         context.symptoms.curvature,
+        context.symptoms.lasting_curvature,
         context.symptoms.output,
         memory(context),
         verdict(context) if judged else None,

@@ -61,9 +61,10 @@ def quantities(p: Prediction) -> dict[str, float]:
     gain, memory = finite(p.gain, 0.0), finite(p.memory, 0.0)
     return {
         "explode": max(gain, memory),
-        "vanish": min(gain, memory),
+        "vanish": gain,
+        "memory": memory,
         "collapse": finite(p.collapse, 0.0),
-        "steep": finite(p.curvature, 0.0),
+        "steep": finite(p.lasting, 0.0),
     }
 
 

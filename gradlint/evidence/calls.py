@@ -171,8 +171,9 @@ class Ops:
         """
         waiting, seen = [self._nodes[name]], {name}
         while waiting:
-            for user in waiting.pop(0).users:
-                if user.name in seen or user.name not in self.calls:
+            node = waiting.pop(0)
+            for user in node.users:
+                if user.name in seen or user.name not in self.calls or _is_pattern(node, user):
                     continue
                 seen.add(user.name)
                 if _moves(user) or (through is not None and through(self.calls[user.name])):
@@ -302,6 +303,11 @@ def _moves(node: fx.Node) -> bool:
     found = lookup(node.target)
     family = found is not None and found.function.__module__ in _REARRANGING and op_name(node) not in ("cat", "concat", "stack")
     return family or _is_identity(node) or op_name(node) in _KEEPING
+
+
+def _is_pattern(node: fx.Node, user: fx.Node) -> bool:
+    """Of a tensor only the shape or the type is asked, as by ``y.view_as(x)``."""
+    return op_name(user).endswith("_as") and user.all_input_nodes[0] is not node
 
 
 def _is_identity(node: fx.Node) -> bool:

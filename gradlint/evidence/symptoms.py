@@ -170,13 +170,18 @@ def _kernel(flowed: Flowed, paths: Paths, final: Moments | None) -> tuple[_Log2,
 
 
 def _forgiving(flowed: Flowed) -> set[str]:
-    """Parameters whose slope at the start says nothing of a step: weights whose scale a norm takes out again, and zeros.
+    """Parameters whose slope at the start says nothing of a step: zeros, and weights and rows whose scale a norm takes out again.
 
     Of the ones the gradient is as large as they are small, and a step makes them longer (van Laarhoven 2017, arXiv:1706.05350);
     the others leave zero, where a norm behind them divides by its epsilon, with the first step.
     """
     found = {name for name, record in flowed.traced.parameters.items() if record.law.mean == 0 and record.law.std == 0}
-    found.update(layer.weight for layer in Ops(flowed).layers() if layer.normalised)
+    ops = Ops(flowed)
+    found.update(layer.weight for layer in ops.layers() if layer.normalised)
+    tables = ops.tables()
+    for call in ops.calls.values():
+        rows = {ref.parameter for ref in call.inputs if ref.parameter} & tables
+        found.update(rows if rows and ops.normalised(call.name) else ())
     return found
 
 

@@ -59,7 +59,8 @@ def _said(limit: Limit) -> str:
 
 def page_of(rule: Documented) -> Page:
     """What a report tells of it."""
-    return Page(rule.code, rule.name, str(rule.severity), summary(rule), page(rule))
+    path = getattr(sys.modules[type(rule).__module__], "__file__", None) or ""
+    return Page(rule.code, rule.name, str(rule.severity), summary(rule), page(rule), path)
 
 
 def record(rule: Documented) -> dict[str, Any]:

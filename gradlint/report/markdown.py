@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from gradlint.findings import Finding, Report, Severity, TargetReport
 from gradlint.report.anchor import anchor, by_severity
+from gradlint.report.changes import as_markdown
+from gradlint.report.escaped import cell, code
 from gradlint.report.view import View, relative_line
 
 __all__ = ["render"]
@@ -14,6 +16,8 @@ _SIGN = {Severity.ERROR: "❌", Severity.WARNING: "⚠️", Severity.INFO: "💡
 def render(report: Report, view: View) -> str:
     """Findings, failures and models, each a table."""
     lines = ["## gradlint", "", _verdict(report)]
+    if report.changes is not None:
+        lines += ["", *as_markdown(report.changes, view)]
     if report.findings:
         lines += ["", "| | rule | where | what | what to do |", "|---|---|---|---|---|"]
         lines += [_finding(finding, report, view) for finding in by_severity(report)]
@@ -22,7 +26,7 @@ def render(report: Report, view: View) -> str:
         for failure in report.failures:
             where = relative_line(failure["where"], view.root)
             why = f"{failure['message']}{f' ({where})' if where else ''}"
-            lines.append(f"| {_code(failure['target'])} | {_cell(why)} | {_cell(failure['hint'])} |")
+            lines.append(f"| {code(failure['target'])} | {cell(why)} | {cell(failure['hint'])} |")
     if report.targets:
         lines += ["", "| model | gradient, output to input | parameters | ops |", "|---|---|---|---|"]
         lines += [_model(target) for target in report.targets]
@@ -42,24 +46,14 @@ def _verdict(report: Report) -> str:
 
 def _finding(finding: Finding, report: Report, view: View) -> str:
     place = anchor(finding, report, view.root)
-    where = _code(finding.target) if place is None else _code(f"{place.path}:{place.line}")
+    where = code(finding.target) if place is None else code(f"{place.path}:{place.line}")
     doubt = {"contradicted": " **contradicted by real backward passes**", "verified": " (verified)"}.get(
         finding.verified or "", ""
     )
     rule = f"{finding.code} {finding.name}"
-    return f"| {_SIGN[finding.severity]} | {rule} | {where} | {_cell(finding.message)}{doubt} | {_cell(finding.fix)} |"
+    return f"| {_SIGN[finding.severity]} | {rule} | {where} | {cell(finding.message)}{doubt} | {cell(finding.fix)} |"
 
 
 def _model(target: TargetReport) -> str:
     gain = "-" if target.gain_log2 is None else f"×{2.0**target.gain_log2:.3g}" if abs(target.gain_log2) < 1000 else "×2^…"
-    return f"| {_code(target.name)} | {gain} | {len(target.parameters)} | {target.coverage} |"
-
-
-def _cell(text: str) -> str:
-    for character in "\\|<*_`":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\n", " ")
-
-
-def _code(text: str) -> str:
-    return f"`{text.replace('`', '').replace('|', chr(92) + '|')}`"
+    return f"| {code(target.name)} | {gain} | {len(target.parameters)} | {target.coverage} |"

@@ -14,7 +14,7 @@ from typing import Any
 
 from gradlint.comparison import significant
 from gradlint.facts import Hop, Page
-from gradlint.findings import Finding, Report, Severity
+from gradlint.findings import Changes, Finding, Report, Severity
 from gradlint.report.anchor import Anchor, anchor, anchor_of_failure, located, plain
 from gradlint.report.view import View
 
@@ -79,9 +79,18 @@ def _result(finding: Finding, report: Report, places: dict[str, int], root: Path
         result["relatedLocations"] = [_location(library, "the line of the library that did it")]
     if finding.factors and (flow := _flow(finding, report, root)):
         result["codeFlows"] = [{"message": {"text": "the gradient's way from the loss to the input"}, "threadFlows": [flow]}]
-    if finding.suppressed is not None:
+    if report.changes is not None:
+        result["baselineState"] = _state(finding, report.changes)
+    if finding.suppressed in _KINDS:
         result["suppressions"] = [{"kind": _KINDS[finding.suppressed]}]
     return result
+
+
+def _state(finding: Finding, changes: Changes) -> str:
+    """Beside the report that it was compared with."""
+    alike = {kind: [f.fingerprint for change in changes.targets for f in getattr(change, kind)] for kind in ("worse", "kept")}
+    known = finding.fingerprint in alike["kept"]
+    return "updated" if finding.fingerprint in alike["worse"] else "unchanged" if known else "new"
 
 
 def _flow(finding: Finding, report: Report, root: Path) -> dict[str, Any]:

@@ -13,7 +13,10 @@ from rich.text import Text
 
 from gradlint.comparison import Place
 from gradlint.findings import Confidence, Factor, Finding, Location, RecurrenceFacts, Report, Severity, TargetReport
+from gradlint.report.changes import as_text
 from gradlint.report.frame import frame
+from gradlint.report.links import linked
+from gradlint.report.statistics import statistics
 from gradlint.report.view import View, relative, relative_line
 
 __all__ = ["render_concise", "render_full"]
@@ -32,9 +35,13 @@ def render_full(report: Report, view: View) -> str:
     """Every finding with its line of source, its numbers and its fix; then failures, models and a summary."""
     lines: list[Text] = []
     for finding in report.findings:
-        lines += [*_finding(finding, report, view), Text()]
+        lines += [*linked(_finding(finding, report, view), finding, report, view), Text()]
     for failure in report.failures:
         lines += [*_failure(failure, view), Text()]
+    if report.changes is not None:
+        lines += [*as_text(report.changes, view, new=False), Text()]
+    if view.statistics:
+        lines += statistics(report)
     if not view.quiet:
         lines += _models(report, view)
         lines += _real_runs(report, view)
@@ -44,16 +51,19 @@ def render_full(report: Report, view: View) -> str:
 
 def render_concise(report: Report, view: View) -> str:
     """``path:line:col: CODE severity message``, then a summary."""
-    lines = []
+    lines: list[Text] = []
     for finding in report.findings:
         place = finding.target if finding.location is None else _place(finding.location, view)
         doubt = "" if finding.confidence is Confidence.HIGH else f" ({finding.confidence} confidence)"
         severity = (str(finding.severity), _STYLE[finding.severity])
         said = {"verified": " (verified)", "contradicted": " (CONTRADICTED by real backward passes)", None: ""}[finding.verified]
-        lines.append(Text.assemble((place, "bold"), f": {finding.code} ", severity, f" {finding.message}{doubt}{said}"))
+        line = Text.assemble((place, "bold"), f": {finding.code} ", severity, f" {finding.message}{doubt}{said}")
+        lines += linked([line], finding, report, view)
     for failure in report.failures:
         place = relative_line(failure["where"], view.root) or failure["target"]
         lines.append(Text.assemble((place, "bold"), ": ", (f"failed[{failure['stage']}]", _BLAME), f" {failure['message']}"))
+    if view.statistics:
+        lines += [Text(), *statistics(report)]
     if not view.quiet:
         lines.append(_summary(report))
     return _paint(lines, view)
@@ -213,7 +223,8 @@ def _accepted(report: Report) -> str:
     counts = Counter(finding.suppressed for finding in report.suppressed)
     parts = [f"{counts['comment']} by comments"] if counts["comment"] else []
     parts += [f"{counts['baseline']} by the baseline"] if counts["baseline"] else []
-    return f"; accepted: {', '.join(parts)}" if parts else ""
+    before = f"; {counts['base']} as in {report.changes.base}" if report.changes is not None and counts["base"] else ""
+    return (f"; accepted: {', '.join(parts)}" if parts else "") + before
 
 
 def _count(n: int, noun: str, plural: str = "s") -> str:

@@ -13,10 +13,12 @@ class View:
     """How a report is shown.
 
     Args:
-        color: with colours and hyperlinks.
+        color: with colours.
+        links: codes lead to the pages of their rules, places to their lines (OSC 8).
         width: columns of the terminal; None does not wrap.
         quiet: findings and failures only.
         verbose: also what a clean model was found to be.
+        statistics: also how often each rule found something.
         root: paths below it are shown relative to it.
     """
 
@@ -24,6 +26,8 @@ class View:
     width: int | None = None
     quiet: bool = False
     verbose: bool = False
+    statistics: bool = False
+    links: bool = False
     root: Path = field(default_factory=Path.cwd)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gradlint.rule import LIMITS, Context, Curve, Location, Recurrence, bits
+from gradlint.rule import Context, Curve, Location, Recurrence, bits
 
 __all__ = ["Judged", "judged", "lets_go", "lost", "other_cells", "rate", "within"]
 
@@ -96,11 +96,10 @@ def lost(curve: Curve) -> str:
     return "nothing is lost" if half is None else f"half of the gradient is lost every {half:.2g} steps"
 
 
-def other_cells(found: Judged, horizon: int) -> Iterator[str]:
+def other_cells(found: Judged, horizon: int, limit: float) -> Iterator[str]:
     """What torch's gated cells would give in place of a plain one."""
     if not found.recurrence.cell.startswith("RNN"):
         return
-    limit = LIMITS["vanish"].warning
     bias = max(1.0, math.log(max(horizon - 1, 2)))  # Tallec & Ollivier 2018
     for cell, keeps in (("LSTM", 0.0), ("LSTM", bias), ("GRU", 0.0)):
         curve = found.recurrence.instead(cell, keeps)

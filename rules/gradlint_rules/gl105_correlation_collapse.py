@@ -61,11 +61,13 @@ class CorrelationCollapse(Rule):
                 continue
             what = "different inputs" if axis == "samples" else "different positions of one input"
             share = 2.0 ** judged[-1].log2
+            needed = axis == "samples" or _answers_positions(context, judged[-1])
             yield self.finding(
                 context,
                 context.blamed(group[0]),
                 f"{what} become the same over {len(layers)} layers: their hidden states differ by {share:.1e} of the mean square "
                 "(1 − ρ)",
+                severity=Severity.WARNING if needed else Severity.INFO,
                 module=group[0].module,
                 evidence={
                     "quantity": f"1 − ρ of {axis}",
@@ -91,6 +93,12 @@ def _before_pooling(context: Context, found: Sequence[Collapse]) -> Sequence[Col
         if s.cause == "pooling" and sizes[1] * _POOLED <= sizes[0]:
             break
     return [at for at in found if at.node in inside]
+
+
+def _answers_positions(context: Context, at: Collapse) -> bool:
+    """Whether the output has an entry for each position of a hidden tensor."""
+    hidden, output = context.forward(at.node), context.forward(context.analysis.flowed.traced.output)
+    return hidden is not None and output is not None and len(output.shape) > 2 and output.shape[1] == hidden.shape[1]
 
 
 def _until(context: Context, at: Collapse, axis: str) -> Sequence[Segment]:

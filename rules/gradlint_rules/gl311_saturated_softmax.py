@@ -23,7 +23,7 @@ class SaturatedSoftmax(Rule):
 
     ## How it is computed
     The predicted variance of the scores within a row against ``2 ln n`` for n entries, and against 9 (a size of three)
-    for short rows.
+    for short rows. Information up to a size that real training coped with, since values and skips carry the gradient on.
 
     ## What to do
     Divide the scores by their predicted size, normalise queries and keys, or start the layer that makes the scores at zero.
@@ -58,6 +58,7 @@ class SaturatedSoftmax(Rule):
                 context,
                 place,
                 f"the scores of this softmax have size {size:.3g}: over {worst.keys} entries one of them takes nearly all",
+                severity=Severity.WARNING if size > LIMITS["scores"].warning else Severity.INFO,
                 module=worst.call.module,
                 evidence={"quantity": "std of the scores", "measured": size, "expected": 1.0, "entries": worst.keys},
                 instances=[collapse(sorted({s.call.module or s.call.name for s in members}))],

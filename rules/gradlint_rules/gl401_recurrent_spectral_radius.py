@@ -72,7 +72,7 @@ class RecurrentSpectralRadius(Rule):
                 },
                 factors=_factors(found, radius),
                 instances=found.names,
-                notes=tuple(other_cells(found, found.steps)),
+                notes=tuple(other_cells(found, found.steps, LIMITS["vanish"].warning)),
                 fix=_fix(context, found, radius),
             )
 

@@ -26,7 +26,8 @@ class RecurrentVanishingHorizon(Rule):
     ## How it is computed
     The gradient of the last state is followed back step by step. Its norm settles to a factor per step: the radius times the
     slope of the activation in a plain cell, about ``E f + g`` in a gated one (f: the gate that keeps the state, g: what the
-    recurrent weights add). Credit reaches as far as the gradient is above the limit of vanishing-path. Diagonal scans
+    recurrent weights add). Credit reaches as far as the gradient is above the limit of vanishing-path, or, where ``horizon``
+    says what the task needs, above that at which recurrent networks stopped learning such a task. Diagonal scans
     (state-space models) are left out: each entry of their state has a rate of its own, and the slowest one carries credit.
 
     ## What to do
@@ -47,8 +48,8 @@ class RecurrentVanishingHorizon(Rule):
 
     def check(self, context: Context) -> Iterable[Finding]:
         """See the class docstring."""
-        limit = LIMITS["vanish"]
         horizon = context.settings.horizon_of(context.target)
+        limit = LIMITS["vanish"] if horizon is None else LIMITS["memory"]
         for found in judged(context):
             needed = horizon or found.steps
             log2 = found.curve.at(needed)
@@ -79,8 +80,8 @@ class RecurrentVanishingHorizon(Rule):
                 factors=(Factor("recurrence", found.curve.per_step, "per step"),),
                 instances=[*found.names, *starved],
                 notes=[*([lost(found.curve)] if horizon is not None or starved else []), *(
-                    other_cells(found, needed) if severity is not Severity.INFO else [])],
-                fix=_fix(found, needed, severity),
+                    other_cells(found, needed, limit.warning) if severity is not Severity.INFO else [])],
+                fix=_fix(found, needed, severity, limit.warning),
             )  # fmt: skip
 
 
@@ -96,8 +97,8 @@ def _message(found: Judged, horizon: int | None, log2: float, reach: int) -> str
     return f"{lost(found.curve)}: credit reaches {reach} of {found.steps} steps back"
 
 
-def _fix(found: Judged, needed: int, severity: Severity) -> str:
-    recurrence, limit = found.recurrence, LIMITS["vanish"].warning
+def _fix(found: Judged, needed: int, severity: Severity, limit: float) -> str:
+    recurrence = found.recurrence
     if severity is Severity.INFO:
         return "state the steps that the task needs as `horizon` to have it judged"
     if recurrence.cell in ("LSTM", "GRU"):
