@@ -40,7 +40,7 @@ def test_no_room_for_what_belongs_nowhere():
 
 def test_op_families_are_independent_of_one_another():
     shared = {
-        "apart", "attend", "maximum", "packed", "partition", "places", "primitives", "registry", "sampled", "sight", "simulated",
+        "apart", "attend", "labels", "maximum", "packed", "partition", "places", "primitives", "registry", "sampled", "sight", "simulated",
         "softmax", "steps",
     }  # fmt: skip
     for path in (ROOT / "gradlint" / "ops").glob("*.py"):
