@@ -36,7 +36,7 @@ from gradlint.trace import Arguments, InputSpec, Laws, ambient_kept, build, desc
 from gradlint.trace.private import original
 from gradlint.verification import Verification, compare, duplicate, judge, measure, overlooked, precisions
 
-__all__ = ["analyze", "lint", "lint_script", "lint_targets", "verify"]
+__all__ = ["analyze", "lint", "lint_call", "lint_script", "lint_targets", "verify"]
 
 Model = nn.Module | Callable[[], nn.Module]
 Inputs = tuple[Any, ...] | Mapping[str, Any] | torch.Tensor | Sequence[InputSpec | str] | Arguments | None
@@ -149,6 +149,15 @@ def lint_script(target: str, arguments: Sequence[str], settings: Settings) -> Re
     return _lint_all([_Source(target, lambda: [capture(target, arguments)])], settings)
 
 
+def lint_call(call: Call, settings: Settings) -> Report:
+    """Judge a model by its values, with the arguments of a call that a running program is about to make.
+
+    Its training flags stay as they are. What cannot be analysed is a failure in the report. Raises as :func:`lint_script` does.
+    """
+    item = Loaded(_called(call.model), lambda: call.model, None, "", instance=True, call=call)
+    return _lint_all([_Source(item.name, lambda: [item])], settings)
+
+
 class _Source(NamedTuple):
     """Where models come from, as the user wrote it; and what the configuration says of it."""
 
@@ -185,7 +194,7 @@ def _lint_all(sources: Sequence[_Source], settings: Settings) -> Report:
                 name = source.name(item)
                 with settled(), _contained(name, failures):
                     given = _given(None if item.call is None else _as_called(model, item.call), own, name)
-                    analysis = _predict(model, given, own, laws, item.file, as_is=item.call is not None)
+                    analysis = _predict(model, given, own, laws, item.file or None, as_is=item.call is not None)
                     context = Context(analysis, name, own, recipe or recipe_of(model))
                     facts = _facts(context)
                     found = review.judge(context)

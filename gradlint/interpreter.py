@@ -20,7 +20,16 @@ _INSIDE = "GRADLINT_INSIDE"  # set in the process that runs there: it does not l
 _ENVIRONMENTS = ("VIRTUAL_ENV", "CONDA_PREFIX")
 _FOLDERS = (".venv", "venv")
 _OWN = ("gradlint", "gradlint_rules")  # of this version, whatever is installed there
-_NEEDED = ("click", "networkx", "numpy", "packaging", "rich", "rich_click")  # from here only what is missing there
+_NEEDED = (
+    "click",
+    "jinja2",
+    "markupsafe",
+    "networkx",
+    "numpy",
+    "packaging",
+    "rich",
+    "rich_click",
+)  # from here only what is missing there
 _OLDEST = (3, 11)
 _PROGRAM = f"""\
 import sys
