@@ -277,8 +277,8 @@ class _Run:
             elif node in self.flows:
                 self._back_call(node, g)
             elif node.target is operator.getitem and isinstance(self.values[node.all_input_nodes[0]], tuple):
-                call: Any = node.args[0]
-                self.gathered.add_member(call, (node.args[1], len(self.values[call])), g, self.gathered.units[node])
+                args: Any = node.args
+                self.gathered.add_member(args[0], (args[1], len(self.values[args[0]])), g, self.gathered.units[node])
             else:
                 return False
         except Exception as error:  # noqa: BLE001  (as in _apply)
