@@ -121,7 +121,7 @@ class _Run:
     def _value(self, node: fx.Node) -> Any:
         facts = step(node)
         if node.op == "placeholder":
-            return facts.constant() if facts.law is not None or not facts.floating else Moments.iid(facts.shape or ())
+            return facts.constant() if facts.is_known else Moments.iid(facts.shape or ())
         if node.op == "get_attr":
             if facts.value is None:
                 return self.traced.parameters[str(node.target)].law.moments
