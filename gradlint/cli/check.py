@@ -59,7 +59,7 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
     base = None
     if options["diff_base"]:
         with progress([f"{options['diff_base']}, to compare with"], quiet=options["quiet"]):
-            base = at(options["diff_base"], targets)
+            base = at(options["diff_base"], targets, options["python"])
     with progress(targets, quiet=options["quiet"]):
         report = judge(targets, settings, options, given, arguments if options["capture"] else None)
     if base is not None:
