@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gradlint
 from gradlint import stages
 from gradlint.conclusion import Judged
 from gradlint.errors import AnalysisError, GradlintError, TargetError
@@ -39,6 +38,7 @@ def main(descriptor: int) -> None:
     """Do the job that is read from a channel, and answer there."""
     channel = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH)
     os.close(descriptor)
+    known = frozenset(sys.modules)
     job = decoded(json.loads(_line(channel)), Job)
     _tell(channel, {"process": os.getpid()})
     faulthandler.enable(channel, all_threads=False)
@@ -51,7 +51,7 @@ def main(descriptor: int) -> None:
         if job.kind != "ask":
             sandbox.enter(job.sandbox, [] if job.folder is None else [job.folder])
         with stages.heard(lambda stage, target, layer: _tell(channel, {"stage": stage, "target": target, "layer": layer})):
-            answer = {"result": _result(job), "files": sorted(set(_files(job)))}
+            answer = {"result": _result(job), "files": sorted(set(_files(job, known)))}
     except TargetError as error:
         error.target = error.target or job.target
         answer = {"failure": error.to_dict()}
@@ -101,16 +101,19 @@ def _quiet() -> Iterator[None]:
         log.disabled = before
 
 
-def _files(job: Job) -> Iterator[str]:
-    """The target's file, and those of modules that are neither Python's, nor installed, nor gradlint's."""
+def _files(job: Job, known: frozenset[str]) -> Iterator[str]:
+    """The target's file, and those of modules that the job has imported and that are not installed.
+
+    Args:
+        known: the modules before.
+    """
     target = Path(split(job.target)[0])
     if target.is_file():
         yield str(target.resolve())
     paths = sysconfig.get_paths()
     foreign = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    foreign.append(Path(gradlint.__file__).resolve().parent)
-    for module in list(sys.modules.values()):
-        origin = getattr(module, "__file__", None)
+    for name in sys.modules.keys() - known:
+        origin = getattr(sys.modules[name], "__file__", None)
         if isinstance(origin, str):
             path = Path(origin).resolve()
             if not any(path.is_relative_to(folder) for folder in foreign):
