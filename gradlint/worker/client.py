@@ -64,7 +64,7 @@ def lint(
         UsageError: a setting makes no sense, or no worker can be started.
         PackError: a rule pack cannot be loaded.
     """
-    known = memory or Forgetful()
+    known = Forgetful() if memory is None else memory
     with Pool(python, os.environ, limits) as pool:
 
         def answers(asked: Sequence[Job]) -> list[Answer]:
