@@ -22,7 +22,7 @@ from gradlint.report import FORMATS, View, assign
 SCHEMA = json.loads((Path(gradlint.__file__).parent / "report" / "schema.json").read_text("utf-8"))
 
 
-@pytest.mark.parametrize("style", FORMATS)
+@pytest.mark.parametrize("style", [style for style in FORMATS if style != "html"])  # test_html.py
 @pytest.mark.parametrize("name", REPORTS)
 def test_snapshot(name, style, snapshot):
     suffix = {"junit": "xml", "markdown": "md"}.get(style, "txt" if style in ("full", "concise", "github", "jsonl") else "json")
