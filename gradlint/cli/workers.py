@@ -16,8 +16,6 @@ from gradlint.config import Settings
 from gradlint.errors import UsageError
 from gradlint.findings import Report
 from gradlint.interpreter import project_python
-from gradlint.worker.client import lint
-from gradlint.worker.pool import Limits
 from gradlint.worker.protocol import Job
 from gradlint.worker.sandbox import MODES
 from gradlint.worker.watch import memory_of_machine
@@ -78,6 +76,9 @@ def judge(
             from gradlint.engine import lint_script, lint_targets
 
             return lint_targets(targets, settings) if script is None else lint_script(targets[0], script, settings)
+    from gradlint.worker.client import lint
+    from gradlint.worker.pool import Limits
+
     request = request_of(given, options)
     if script is None:
         jobs = [Job("check", request, target) for target in targets]
