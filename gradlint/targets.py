@@ -20,13 +20,13 @@ from gradlint.errors import AnalysisError, LoadError, TargetError, UsageError
 from gradlint.findings import Finding, Report, TargetReport
 from gradlint.load import Call, Loaded, capture, load, parse_arguments, recipe_of
 from gradlint.packs import load_rules
-from gradlint.pipeline import SEEDS, facts_of, inputs_for, predict, specs, verified
+from gradlint.pipeline import SEEDS, called, facts_of, inputs_for, predict, specs, verified
 from gradlint.review import Review, listed
 from gradlint.rule import Context, Rule, Run
 from gradlint.rulebook import Catalogue
 from gradlint.trace import Arguments, Laws, ambient_kept, build, described, recording, settled
 
-__all__ = ["Rulebook", "judge_script", "judge_target", "judged"]
+__all__ = ["Rulebook", "judge_call", "judge_script", "judge_target", "judged"]
 
 _log = logging.getLogger("gradlint")
 
@@ -92,6 +92,12 @@ def judge_script(target: str, arguments: Sequence[str], rulebook: Rulebook) -> J
     return _judge(_Source(target, lambda: [capture(target, arguments)]), rulebook)
 
 
+def judge_call(call: Call, rulebook: Rulebook) -> Judged:
+    """The model of a call that a running program is about to make, as it is."""
+    item = Loaded(called(call.model), lambda: call.model, None, "", instance=True, call=call)
+    return _judge(_Source(item.name, lambda: [item]), rulebook)
+
+
 class _Source(NamedTuple):
     """Where models come from, as the user wrote it; and what the configuration says of it."""
 
@@ -130,7 +136,7 @@ def _judge(source: _Source, rulebook: Rulebook) -> Judged:
             stages.now("inputs", name)
             with settled(), _contained(name, failures):
                 given = inputs_for(None if item.call is None else _as_called(model, item.call), own, name)
-                analysis = predict(model, given, own, laws, item.file, as_is=item.call is not None)
+                analysis = predict(model, given, own, laws, item.file or None, as_is=item.call is not None)
                 context = Context(analysis, name, own, recipe or recipe_of(model))
                 facts = facts_of(context)
                 found = review.judge(context)
