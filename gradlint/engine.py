@@ -135,4 +135,4 @@ def lint_call(call: Call, settings: Settings) -> Report:
     Its training flags stay as they are. What cannot be analysed is a failure in the report. Raises as :func:`lint_script` does.
     """
     rulebook = Rulebook.of(settings)
-    return rulebook.conclude([judge_call(call, rulebook)])
+    return rulebook.conclude([judge_call(call, called(call.model), rulebook)])

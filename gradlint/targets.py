@@ -20,7 +20,7 @@ from gradlint.errors import AnalysisError, LoadError, TargetError, UsageError
 from gradlint.findings import Finding, Report, TargetReport
 from gradlint.load import Call, Loaded, capture, load, parse_arguments, recipe_of
 from gradlint.packs import load_rules
-from gradlint.pipeline import SEEDS, called, facts_of, inputs_for, predict, specs, verified
+from gradlint.pipeline import SEEDS, facts_of, inputs_for, predict, specs, verified
 from gradlint.review import Review, listed
 from gradlint.rule import Context, Rule, Run
 from gradlint.rulebook import Catalogue
@@ -92,10 +92,10 @@ def judge_script(target: str, arguments: Sequence[str], rulebook: Rulebook) -> J
     return _judge(_Source(target, lambda: [capture(target, arguments)]), rulebook)
 
 
-def judge_call(call: Call, rulebook: Rulebook) -> Judged:
-    """The model of a call that a running program is about to make, as it is."""
-    item = Loaded(called(call.model), lambda: call.model, None, "", instance=True, call=call)
-    return _judge(_Source(item.name, lambda: [item]), rulebook)
+def judge_call(call: Call, name: str, rulebook: Rulebook) -> Judged:
+    """A model by its values, with the arguments of a call: see :func:`~gradlint.engine.lint_call`."""
+    item = Loaded(name, lambda: call.model, None, "", instance=True, call=call)
+    return _judge(_Source(name, lambda: [item]), rulebook)
 
 
 class _Source(NamedTuple):
