@@ -1,65 +1,56 @@
-"""From what the rules say to what is reported: rules that crash, ignores, comments, the baseline, and the rules about the run."""
+"""What the rules say: of one model after the other, and of the run. One that crashes is noted, and the others are heard."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from torch import fx
 
-from gradlint import baseline
 from gradlint.config import Settings
 from gradlint.errors import AnalysisError, TargetError
-from gradlint.findings import Finding, Location, TargetReport
-from gradlint.packs import Catalogue
-from gradlint.rule import Context, Crash, Rule, Run, Segment, Stale, Unused
-from gradlint.suppression import Suppression, suppressions, unused_of
+from gradlint.findings import Finding, Location
+from gradlint.report.catalogue import page_of
+from gradlint.rule import Context, Crash, Rule, Run, Segment
+from gradlint.rulebook import Catalogue, Listed
 
-__all__ = ["Review", "Verdict"]
+__all__ = ["Review", "listed"]
 
 _log = logging.getLogger("gradlint")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What is reported of a run.
-
-    Args:
-        findings: those that count.
-        suppressed: those that a comment or the baseline accepts.
-        failures: rules that crashed.
-    """
-
-    findings: tuple[Finding, ...]
-    suppressed: tuple[Finding, ...]
-    failures: tuple[TargetError, ...]
-
-
 @dataclass
 class Review:
-    """Hears the rules about one model after the other, then judges the run."""
+    """Hears the rules.
 
-    catalogue: Catalogue
+    Args:
+        settings: those of the run, with present codes.
+        rules: those it asks.
+        seen: path and line of everything in the user's code that the models are made of.
+        crashes: the rules that raised.
+        failures: what is reported of them.
+    """
+
+    catalogue: Catalogue[Rule]
     settings: Settings
     rules: tuple[Rule, ...] = ()
-    _seen: set[tuple[str, int]] = field(default_factory=set)
-    _crashes: list[Crash] = field(default_factory=list)
-    _failures: list[TargetError] = field(default_factory=list)
+    seen: set[tuple[str, int]] = field(default_factory=set)
+    crashes: list[Crash] = field(default_factory=list)
+    failures: list[TargetError] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Choose the rules; what no rule is called is refused before any work is done."""
-        self.settings = self.catalogue.current(self.settings)
+        """Choose the rules."""
         self.rules = self.catalogue.choose(self.settings)
 
     def judge(self, context: Context) -> list[Finding]:
         """What the rules find in a model and its settings do not ignore. One that crashes is noted, and the others are heard."""
-        self._seen |= set(_lines(context))
+        self.seen |= set(_lines(context))
         findings: list[Finding] = []
         for rule in self.rules:
             if context.settings.wants(rule.code, rule.name):  # the model may have ignores of its own
@@ -67,46 +58,7 @@ class Review:
                     findings += rule.check(context)
         return [finding for finding in findings if not context.settings.drops(finding)]
 
-    def conclude(self, findings: Sequence[Finding], targets: Sequence[TargetReport]) -> Verdict:
-        """What counts of all that was found.
-
-        Args:
-            findings: of all models.
-            targets: the models that were analysed.
-        """
-        root = self.settings.root
-        left, by_comment, unused = self._without_comments(sorted(findings, key=_order))
-        left = baseline.fingerprinted(left, targets, root)
-        by_baseline: list[Finding] = []
-        stale: list[Stale] = []
-        if self.settings.baseline is not None:
-            entries = baseline.read(self.settings.baseline)
-            names, codes = [t.name for t in targets], [rule.code for rule in self.rules]
-            left, by_baseline, stale = baseline.accept(left, entries, self.settings.baseline, names, codes, root)
-        about = self._about(Run(tuple(self._crashes), unused, tuple(stale)))
-        left += baseline.fingerprinted(sorted(about, key=_order), (), root)
-        suppressed = [*baseline.fingerprinted(by_comment, targets, root), *by_baseline]
-        return Verdict(tuple(sorted(left, key=_order)), tuple(sorted(suppressed, key=_order)), tuple(self._failures))
-
-    def _without_comments(self, findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding], tuple[Unused, ...]]:
-        files = sorted({path for path, _ in self._seen} | {f.location.path for f in findings if f.location is not None})
-        prefixes = {rule.code.rstrip("0123456789") for rule in self.catalogue.rules}
-        comments = [comment for path in files for comment in suppressions(path, prefixes)]
-        former = {rule.code: rule.formerly for rule in self.rules}
-        used: set[tuple[Suppression, str]] = set()
-        left: list[Finding] = []
-        accepted: list[Finding] = []
-        for finding in findings:
-            hits = [(c, s) for c in comments if (s := c.selector_of(finding, former[finding.code])) is not None]
-            used.update(hits)
-            if hits:
-                accepted.append(replace(finding, suppressed="comment"))
-            else:
-                left.append(finding)
-        ran = [(rule.code, name) for rule in self.rules for name in (rule.name, *rule.formerly)]
-        return left, accepted, unused_of(comments, used, self._seen, ran, self.catalogue.words)
-
-    def _about(self, run: Run) -> list[Finding]:
+    def about(self, run: Run) -> list[Finding]:
         """What the rules say about the run."""
         findings: list[Finding] = []
         for rule in self.rules:
@@ -123,7 +75,7 @@ class Review:
             text = f"{type(error).__name__}: {error}".rstrip(": ")
             node, location, where = _caught(error.__traceback__, rule, context)
             target = "" if context is None else context.target
-            self._crashes.append(Crash(rule.code, text, target, node, location, where))
+            self.crashes.append(Crash(rule.code, text, target, node, location, where))
             failure = AnalysisError(
                 f"rule {rule.code} failed{f' at {node}' if node else ''}: {text}",
                 target=target,
@@ -131,8 +83,16 @@ class Review:
                 hint="this is a bug in the rule; -v shows the traceback to report",
             )
             failure.__cause__ = error
-            self._failures.append(failure)
+            self.failures.append(failure)
             _log.debug("%s: %s", target, failure.message, exc_info=error)
+
+
+def listed(catalogue: Catalogue[Rule]) -> Catalogue[Listed]:
+    """The rules without their code."""
+    rules = (
+        Listed(r.code, r.name, r.preview, r.formerly, type(r).review is not Rule.review, page_of(r)) for r in catalogue.rules
+    )
+    return Catalogue(tuple(rules), catalogue.removed)
 
 
 def _lines(context: Context) -> Iterator[tuple[str, int]]:
@@ -174,9 +134,3 @@ def _looked_at(values: Iterable[Any], context: Context) -> tuple[str, Location |
         if isinstance(name, str) and name in context.parameters:
             return name, context.guilty_line(name)
     return "", None
-
-
-def _order(finding: Finding) -> tuple[Any, ...]:
-    place = finding.location
-    where = (1, "", 0, 0) if place is None else (0, place.path, place.line, place.column)
-    return (*where, finding.code, finding.target, finding.module, finding.message)

@@ -30,6 +30,7 @@ def gradlint(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
     for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GRADLINT_JOBS", "0")  # in this process, where tests can replace a part; tests/worker tests the others
 
     def run(*args: object) -> Outcome:
         with pytest.raises(SystemExit) as exit_:

@@ -148,7 +148,7 @@ def test_what_the_model_prints_does_not_reach_stdout(gradlint, good):
 
 
 def test_a_crash_of_gradlint_exits_2_with_one_line(gradlint, good, monkeypatch):
-    monkeypatch.setattr("gradlint.cli.options.configure", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("gradlint.worker.protocol.configure", lambda *args, **kwargs: 1 / 0)
     done = gradlint("good.py")
     assert done.code == 2
     assert done.err.startswith("gradlint: internal error: ZeroDivisionError")
@@ -157,7 +157,7 @@ def test_a_crash_of_gradlint_exits_2_with_one_line(gradlint, good, monkeypatch):
 
 
 def test_a_crash_in_the_analysis_is_a_failure_of_that_model(gradlint, good, monkeypatch):
-    monkeypatch.setattr("gradlint.engine.propagate", lambda traced: 1 / 0)
+    monkeypatch.setattr("gradlint.pipeline.propagate", lambda traced: 1 / 0)
     done = gradlint("good.py", *INPUT)
     assert done.code == 2
     assert "failed[analyse] good.py:Net: the analysis failed: ZeroDivisionError" in done.out

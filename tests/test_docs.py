@@ -38,7 +38,7 @@ def dev():
     return module
 
 
-@pytest.mark.parametrize("name", ["README.md", "rules/README.md", "docs/configuration.md", "docs/show.md"])
+@pytest.mark.parametrize("name", ["README.md", "rules/README.md", "docs/configuration.md", "docs/show.md", "docs/diff.md"])
 def test_generated_parts_are_current(dev, name):
     text = (ROOT / name).read_text("utf-8")
     assert dev.MARKED.search(text), "there is something to generate"

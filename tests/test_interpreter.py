@@ -16,7 +16,10 @@ from gradlint.errors import UsageError
 from gradlint.interpreter import elsewhere
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("click", "markdown_it", "mdurl", "networkx", "numpy", "packaging", "pygments", "rich", "rich_click", "typing_extensions")
+PARTS = (
+    *("attr", "attrs", "cattr", "cattrs", "click", "markdown_it", "mdurl", "networkx", "numpy", "packaging"),
+    *("pygments", "rich", "rich_click", "typing_extensions"),
+)
 
 
 @pytest.fixture(scope="module")

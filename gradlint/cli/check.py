@@ -10,7 +10,8 @@ from gradlint.changes import compare
 from gradlint.cli.diff import at
 from gradlint.cli.options import FAIL_ON, configured, named, option, settings_of_models, where_torch_is
 from gradlint.cli.progress import progress
-from gradlint.cli.streams import stdout_to_stderr, terminal_view
+from gradlint.cli.streams import terminal_view
+from gradlint.cli.workers import judge, options_of_workers
 from gradlint.errors import UsageError
 from gradlint.report import FORMATS, assign
 
@@ -31,6 +32,7 @@ __all__ = ["check"]
 @option("--output-format", multiple=True, type=click.Choice(list(FORMATS)), help="Repeatable.  [default: full]")
 @option("-o", "--output-file", multiple=True, metavar="[FORMAT=]FILE", help="Write the report there; - is stdout. Repeatable; "
          "the format is also told by --output-format or by the suffix (.sarif, .json, .xml, .md …).")  # fmt: skip
+@options_of_workers
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option("--statistics", is_flag=True, help="Also how often each rule found something (full, concise).")
 @click.option("-q", "--quiet", is_flag=True, help="Only findings and failures.")
@@ -51,17 +53,15 @@ def check(targets: tuple[str, ...], **options: Any) -> int:
             raise click.UsageError("--capture runs a script, --diff-base compares models: name them as targets")
     if options["exit_zero"]:
         options["fail_on"] = "never"
-    settings = configured(targets, options)
+    given, settings = targets, configured(targets, options)
     outputs = assign(settings.output_format, settings.output_file)
     targets = named(targets, settings)
     base = None
     if options["diff_base"]:
         with progress([f"{options['diff_base']}, to compare with"], quiet=options["quiet"]):
-            base = at(options["diff_base"], targets)
-    with progress(targets, quiet=options["quiet"]), stdout_to_stderr():
-        from gradlint.engine import lint_script, lint_targets
-
-        report = lint_script(targets[0], arguments, settings) if options["capture"] else lint_targets(targets, settings)
+            base = at(options["diff_base"], targets, options["python"])
+    with progress(targets, quiet=options["quiet"]):
+        report = judge(targets, settings, options, given, arguments if options["capture"] else None)
     if base is not None:
         report = compare(base[0], report, base[1], settings.root)
     for style, file in outputs:

@@ -13,11 +13,22 @@ from typing import Any
 import rich_click as click
 from click import get_current_context
 
-from gradlint.config import BASELINE, ENVIRONMENT, KINDS, Settings, configure, misspelt
+from gradlint.config import BASELINE, ENVIRONMENT, KINDS, Settings, misspelt
 from gradlint.findings import Severity
 from gradlint.interpreter import elsewhere
+from gradlint.worker.protocol import Request
 
-__all__ = ["FAIL_ON", "TWINS", "configured", "named", "option", "settings_of_models", "where_torch_is"]
+__all__ = [
+    "FAIL_ON",
+    "TWINS",
+    "configured",
+    "in_this_process",
+    "named",
+    "option",
+    "request_of",
+    "settings_of_models",
+    "where_torch_is",
+]
 
 FAIL_ON = click.Choice([*map(str, reversed(Severity)), "never"])
 
@@ -36,12 +47,18 @@ def where_torch_is(command: Callable[..., int | None]) -> Callable[..., int | No
     """Run a command in the project's interpreter, where this one has no torch or another is asked for."""
 
     @functools.wraps(command)
-    def run(*args: Any, python: Path | None = None, **options: Any) -> int | None:
+    def run(*args: Any, **options: Any) -> int | None:
         argv: Sequence[str] = get_current_context().find_root().obj
-        code = elsewhere(argv, python, os.environ)
+        alone = "jobs" not in options or in_this_process(options)  # else only the workers need torch
+        code = elsewhere(argv, options.get("python"), os.environ) if alone else None
         return command(*args, **options) if code is None else code
 
     return run
+
+
+def in_this_process(options: Mapping[str, Any]) -> bool:
+    """Whether models are judged here: it was asked for, or this system cannot fork."""
+    return options["jobs"] == 0 or not hasattr(os, "fork")
 
 
 def settings_of_models(command: Any) -> Any:
@@ -90,8 +107,14 @@ def configured(targets: Sequence[str], options: Mapping[str, Any]) -> Settings:
     if options["verbose"]:
         logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
         logging.getLogger("gradlint").setLevel(logging.DEBUG)
+    return request_of(targets, options).settings()
+
+
+def request_of(targets: Sequence[str], options: Mapping[str, Any]) -> Request:
+    """What was asked for, as it can be told to another process."""
     flags = {name: value for name, value in options.items() if name in KINDS and value not in (None, ())}
-    return configure(targets, flags, config=options["config"], isolated=options["isolated"])
+    config = None if options["config"] is None else str(options["config"])
+    return Request(tuple(targets), flags, config, options["isolated"], options["verbose"])
 
 
 def named(targets: tuple[str, ...], settings: Settings) -> tuple[str, ...]:

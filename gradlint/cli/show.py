@@ -9,7 +9,8 @@ import rich_click as click
 
 from gradlint.cli.options import configured, named, settings_of_models, where_torch_is
 from gradlint.cli.progress import progress
-from gradlint.cli.streams import stdout_to_stderr, terminal_view
+from gradlint.cli.streams import terminal_view
+from gradlint.cli.workers import judge, options_of_workers
 from gradlint.report.picture import ROWS, render
 
 __all__ = ["show"]
@@ -19,6 +20,7 @@ __all__ = ["show"]
 @click.argument("targets", nargs=-1, metavar="[TARGET]…")
 @settings_of_models
 @click.option("--rows", type=click.IntRange(2), default=ROWS, show_default=True, help="The most rows that a model takes.")
+@options_of_workers
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @where_torch_is
 def show(targets: tuple[str, ...], rows: int, color: str, **options: Any) -> int:
@@ -27,11 +29,9 @@ def show(targets: tuple[str, ...], rows: int, color: str, **options: Any) -> int
     A short model is drawn op by op, a longer one layer by layer, a long one block by block. The bars are logarithmic; their axis
     is an rms of 1 for activations and the norm at the output for gradients. Exits with 0 whatever is found.
     """
-    settings = configured(targets, options)
+    given, settings = targets, configured(targets, options)
     targets = named(targets, settings)
-    with progress(targets), stdout_to_stderr():
-        from gradlint.engine import lint_targets
-
-        report = lint_targets(targets, replace(settings, fail_on=None))
+    with progress(targets):
+        report = judge(targets, replace(settings, fail_on=None), options, given)
     click.echo(render(report, terminal_view(color, quiet=False, verbose=options["verbose"]), rows), color=True)
     return report.exit_code

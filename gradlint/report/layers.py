@@ -76,7 +76,7 @@ def _folded(nodes: Sequence[NodeFacts], limit: int) -> list[_Stretch]:
         if len(found) <= limit:
             return found
         coarser = _joined(nodes, level)
-        if len(coarser) <= _FEW if found is finest else len(coarser) * _COARSE < limit:
+        if len(coarser) <= _FEW if found is finest else len(coarser) * _COARSE <= limit:
             break
         found = coarser
     per_row = math.ceil(len(found) / limit)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from gradlint import stages
 from gradlint.trace.cells import is_one_step, one_step
 from gradlint.trace.private import applying
 from gradlint.trace.source import locate, transparent
@@ -52,6 +53,7 @@ class ModuleCalls:
             path = self._paths.get(id(module))
             if recorder.busy or path is None:
                 return call_module(module, *args, **kwargs)
+            stages.now("trace", layer=path)
             location, outer, recorder.nodes.module = locate(), recorder.nodes.module, path
             try:
                 if is_recurrent_leaf(module) and is_one_step(module, args):
@@ -64,6 +66,7 @@ class ModuleCalls:
                 self.outputs[path] = recorder.run(self._output, result)
             finally:
                 recorder.nodes.module = outer
+                stages.now(layer=outer)
             return result
 
         @transparent

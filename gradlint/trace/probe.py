@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from gradlint import stages
 from gradlint.trace.arguments import signature_of, spread
 from gradlint.trace.assertions import compared
 from gradlint.trace.leaves import Key, Values, leaves, made
@@ -266,6 +267,13 @@ def _listen(model: nn.Module, watch: _Watch) -> None:
     def meet(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         watch.meet(type(module).__name__, args, kwargs, module)
 
+    paths = {module: path for path, module in model.named_modules()} if stages.listening() else {}
+
+    def tell(module: nn.Module, _: Any) -> None:
+        stages.now("inputs", layer=paths[module])
+
+    for module in paths:
+        module.register_forward_pre_hook(tell)
     for module in model.modules():
         if isinstance(module, BATCH_NORM):
             module.register_forward_pre_hook(count)
