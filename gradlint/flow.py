@@ -14,6 +14,7 @@ from torch import fx
 from gradlint.covary import Covariances, Ledger
 from gradlint.errors import AnalysisError
 from gradlint.flowed import Edge, Flowed, Units
+from gradlint.folds import Resting, Returning
 from gradlint.gathered import Gathered, in_units
 from gradlint.handles import Inputs, arguments, call_of, target_of, without_moments
 from gradlint.handwritten import Norm, find_norms
@@ -74,9 +75,13 @@ class _Run:
         self.norms = find_norms(self.traced.graph)
         self.cones = {n: cone for n, cone in find_cones(self.traced.graph).items() if n not in self.tangles.members}
         self.covariances.ledger.found(self.cones, self.norms)
+        resting = Resting(self.covariances, self.flows, self.cones, self.how, self.fixed, self.tangles.members)
         for node in self.traced.graph.nodes:
-            if node.op != "output":
+            if node.op != "output" and (taken := resting.repeated(node, self._known)) is not None:
+                self.values[node] = taken
+            elif node.op != "output":
                 self.values[node] = self._corrected(self.covariances.entered, node, self._pinned(node, self._known(node)))
+        self.returning = Returning(self.covariances, resting, self.gathered, self.inside, self.edges, self.unknown.nodes)
 
     def _known(self, node: fx.Node) -> Any:
         """Moments of a node; None where they are unknown, be it for a formula that breaks: the rest is still judged."""
@@ -116,7 +121,7 @@ class _Run:
     def _value(self, node: fx.Node) -> Any:
         facts = step(node)
         if node.op == "placeholder":
-            return facts.constant() if facts.law is not None or not facts.floating else Moments.iid(facts.shape or ())
+            return facts.constant() if facts.is_known else Moments.iid(facts.shape or ())
         if node.op == "get_attr":
             if facts.value is None:
                 return self.traced.parameters[str(node.target)].law.moments
@@ -243,6 +248,8 @@ class _Run:
         self.gathered.add(start, cotangent, 0)
         self.covariances.sent(None, 0, start, cotangent)
         for node in reversed(list(self.traced.graph.nodes)):
+            if self.returning.reached(node):
+                continue
             alone, lost = self._alone(node), node.name in self.unknown.nodes
             self.gathered.add(node, self.tangles.arrived(node), 0)
             g = self.gathered.grads.get(node)
@@ -270,7 +277,8 @@ class _Run:
             elif node in self.flows:
                 self._back_call(node, g)
             elif node.target is operator.getitem and isinstance(self.values[node.all_input_nodes[0]], tuple):
-                self._back_member(node, g)
+                call: Any = node.args[0]
+                self.gathered.add_member(call, (node.args[1], len(self.values[call])), g, self.gathered.units[node])
             else:
                 return False
         except Exception as error:  # noqa: BLE001  (as in _apply)
@@ -300,15 +308,6 @@ class _Run:
             if (target := inputs.get(handle)) is not None:
                 self._send(node, target, grad, slots[handle], found.units[handle] if isinstance(found, Returned) else 0)
 
-    def _back_member(self, node: fx.Node, g: Moments) -> None:
-        """One member of a tuple: its gradient waits in a tuple at the call."""
-        call: Any = node.args[0]
-        index: Any = node.args[1]
-        width = len(self.values[call])
-        members: list[Moments | None] = [None] * width
-        members[operator.index(index) % width] = g
-        self.gathered.add(call, tuple(members), self.gathered.units[node])
-
     def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, slot: int = 0, beyond: int = 0) -> None:
         arrived, unit = energy(grad), self.gathered.units[node] + beyond
         if isinstance(target, str):
@@ -322,11 +321,11 @@ class _Run:
         self.edges.append(Edge(node.name, target.name, arrived, unit))
         if not beyond:
             self.covariances.sent(node, slot, target, grad)
+            self.returning.sent(node, target, grad, slot)
 
     def result(self) -> Flowed:
-        for node in list(self.inside.grads):
-            if isinstance(self.gathered.grads.get(node), Moments):
-                self.inside.add(node, self.gathered.grads[node], self.gathered.units[node])
+        for node in [n for n in self.inside.grads if isinstance(self.gathered.grads.get(n), Moments)]:
+            self.inside.add(node, self.gathered.grads[node], self.gathered.units[node])
         backward = {n: g for n, g in {**self.gathered.grads, **self.inside.grads}.items() if isinstance(g, Moments)}
         units = {**self.gathered.units, **self.inside.units}
         return Flowed(
