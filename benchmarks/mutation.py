@@ -80,7 +80,7 @@ def rule_mutants(only: str, every: int = 1) -> Iterator[Mutant]:
     for name, text in texts.items():
         users = dependants(name, texts)
         codes = frozenset(rules[user] for user in [name, *users] if user in rules)
-        if not any(code.startswith(only) for code in codes) or (name in rules and not rules[name].startswith(only)):
+        if not codes or not all(code.startswith(only) for code in codes):
             continue
         tree, mutations, _, _ = create_mutations(name, text)
         lines = MetadataWrapper(tree, unsafe_skip_copy=True).resolve(PositionProvider)
@@ -128,7 +128,7 @@ def limit_mutants(only: str) -> Iterator[Mutant]:
                 read[limit] |= {file[:5].upper()} if file.startswith("gl") else set()
     for name, limit in LIMITS.items():
         codes = frozenset(read[name])
-        if not any(code.startswith(only) for code in codes):
+        if not codes or not all(code.startswith(only) for code in codes):
             continue
         for which in ("warning", "error"):
             old = getattr(limit, which)
