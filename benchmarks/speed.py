@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed                   both tables
     python -m benchmarks.speed --only resnet     models whose name contains it (or matches the pattern), no scaling
+    python -m benchmarks.speed --processes       what processes of their own cost, alone
     python -m benchmarks.speed --write           also commit the tables to README.md
 
 Only ratios within one process mean anything: a pass of the real model is timed just before its analysis, on the same core.
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from benchmarks import _processes as processes
 from benchmarks._tables import between
 from benchmarks.accuracy import imported, load, real_seconds, targets
 from gradlint.analysis import Analysis
@@ -176,7 +178,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", metavar="PATTERN", action="append", default=[], help="a part of the name, or a glob")
     parser.add_argument("--write", action="store_true", help="write the tables to benchmarks/README.md")
+    parser.add_argument("--processes", action="store_true", help="only what processes of their own cost")
     given = parser.parse_args()
+    if given.processes:
+        lines = []
+        for line in processes.rows():
+            lines.append(line)
+            print("  ".join(line), flush=True)
+        if given.write:
+            between("processes", table(processes.HEAD, lines))
+        return 0
     chosen = {
         target: expected
         for target, expected in targets().items()

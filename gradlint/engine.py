@@ -18,13 +18,14 @@ from gradlint.analysis import Analysis
 from gradlint.config import Settings
 from gradlint.errors import AnalysisError, TargetError, UsageError
 from gradlint.findings import Report
+from gradlint.load import Call
 from gradlint.pipeline import SEEDS, Inputs, Model, called, facts_of, inputs_for, predict, verified
 from gradlint.rule import Context
-from gradlint.targets import Rulebook, judge_script, judge_target, judged
+from gradlint.targets import Rulebook, judge_call, judge_script, judge_target, judged
 from gradlint.trace import ambient_kept, settled
 from gradlint.verification import Verification
 
-__all__ = ["analyze", "lint", "lint_script", "lint_targets", "verify"]
+__all__ = ["analyze", "lint", "lint_call", "lint_script", "lint_targets", "verify"]
 
 
 def analyze(model: Model, inputs: Inputs = None, **settings: Any) -> Analysis:
@@ -126,3 +127,12 @@ def lint_script(target: str, arguments: Sequence[str], settings: Settings) -> Re
     """
     rulebook = Rulebook.of(settings)
     return rulebook.conclude([judge_script(target, arguments, rulebook)])
+
+
+def lint_call(call: Call, settings: Settings) -> Report:
+    """Judge a model by its values, with the arguments of a call that a running program is about to make.
+
+    Its training flags stay as they are. What cannot be analysed is a failure in the report. Raises as :func:`lint_script` does.
+    """
+    rulebook = Rulebook.of(settings)
+    return rulebook.conclude([judge_call(call, called(call.model), rulebook)])

@@ -38,7 +38,7 @@ class Location:
 
 @dataclass(frozen=True)
 class ParameterFacts:
-    """Prediction for one parameter. ``rms`` and ``grad_rms`` as defined in the README's "What is predicted".
+    """Prediction for one parameter. ``rms`` and ``grad_rms`` as defined in docs/how-it-works.md.
 
     A ``grad_rms`` of 0 says that no gradient arrives; None, that it has to pass an op that nothing is known about.
     ``grad_typical`` is the median over draws of the weights, ``grad_interval`` holds 80 % of them; None where they are not

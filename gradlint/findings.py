@@ -256,14 +256,7 @@ class Report:
         }
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{f.code}</td><td>{f.severity}</td><td>{_escape(str(f.location or f.module))}</td>"
-            f"<td>{_escape(f.message)}</td><td>{_escape(f.fix)}</td></tr>"
-            for f in self.findings
-        )
-        head = "<tr><th>code</th><th>severity</th><th>where</th><th>what</th><th>fix</th></tr>"
-        return f"<p>gradlint: {len(self.findings)} findings, {self.coverage}</p><table>{head}{rows}</table>"
+        """The report as a notebook shows it."""
+        from gradlint.display import html  # noqa: PLC0415 - only notebooks ask for it
 
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return html(self.to_dict())

@@ -14,17 +14,18 @@ from torch import fx
 from gradlint.covary import Covariances, Ledger
 from gradlint.errors import AnalysisError
 from gradlint.flowed import Edge, Flowed, Units
+from gradlint.folds import Resting, Returning
 from gradlint.gathered import Gathered, in_units
-from gradlint.handles import Inputs, arguments, leaf_call, target_of
+from gradlint.handles import Inputs, arguments, call_of, target_of, without_moments
 from gradlint.handwritten import Norm, find_norms
 from gradlint.moments import Array, Moments, energy, meet
 from gradlint.ops import IDENTITY, Call, Flow, Returned, by_parts, check, lookup
 from gradlint.ops.sampled import or_sampled, said, sampled
-from gradlint.recognise import Cone, Grid, find_cones, grid_of, shared_width
+from gradlint.recognise import Cone, Grid, find_cones, grid_of
 from gradlint.region import Region
 from gradlint.tails import bounded, source_of
 from gradlint.tangles import Tangles
-from gradlint.trace.graph import Step, Traced, callable_of, op_name, place_of, step
+from gradlint.trace.graph import Traced, callable_of, op_name, place_of, step
 from gradlint.unknown import Unknown
 
 __all__ = ["propagate"]
@@ -74,9 +75,13 @@ class _Run:
         self.norms = find_norms(self.traced.graph)
         self.cones = {n: cone for n, cone in find_cones(self.traced.graph).items() if n not in self.tangles.members}
         self.covariances.ledger.found(self.cones, self.norms)
+        resting = Resting(self.covariances, self.flows, self.cones, self.how, self.fixed, self.tangles.members)
         for node in self.traced.graph.nodes:
-            if node.op != "output":
+            if node.op != "output" and (taken := resting.repeated(node, self._known)) is not None:
+                self.values[node] = taken
+            elif node.op != "output":
                 self.values[node] = self._corrected(self.covariances.entered, node, self._pinned(node, self._known(node)))
+        self.returning = Returning(self.covariances, resting, self.gathered, self.inside, self.edges, self.unknown.nodes)
 
     def _known(self, node: fx.Node) -> Any:
         """Moments of a node; None where they are unknown, be it for a formula that breaks: the rest is still judged."""
@@ -116,11 +121,11 @@ class _Run:
     def _value(self, node: fx.Node) -> Any:
         facts = step(node)
         if node.op == "placeholder":
-            return facts.constant() if facts.law is not None or not facts.floating else Moments.iid(facts.shape or ())
+            return facts.constant() if facts.is_known else Moments.iid(facts.shape or ())
         if node.op == "get_attr":
             if facts.value is None:
                 return self.traced.parameters[str(node.target)].law.moments
-            return None if "complex" in str(facts.dtype) else facts.constant()
+            return None if "complex" in str(facts.dtype) or not facts.value.numel() else facts.constant()
         self.how[node.name] = "known"
         if facts.value is not None:
             return facts.constant()
@@ -133,18 +138,18 @@ class _Run:
             return member
         if facts.shape is not None and not facts.floating:
             raise _Unknown("it returns complex numbers")
-        blank = [n for n in node.all_input_nodes if self.values[n] is None and n not in self.unbounded]
+        blank = [n for n in without_moments(node, self.values) if n not in self.unbounded]
         if blank and all(step(n).floating for n in blank):  # complex ones are sampled on the way; behind others all is unknown
             self.how[node.name] = "opaque"
             return None
-        value = self._judged(node, facts)
+        value = self._judged(node)
         if not bounded(value):
             self.unbounded.add(node)
             self.cones.pop(node, None)
             raise _Unknown("its entries are unbounded")
         return value
 
-    def _judged(self, node: fx.Node, facts: Step) -> Any:
+    def _judged(self, node: fx.Node) -> Any:
         """By what was recognised in the graph, else as a call of its own."""
         if node in self.norms and self.values[self.norms[node].root] is not None:
             return self._norm_value(node, self.norms[node])
@@ -154,7 +159,7 @@ class _Run:
         if node in self.tangles.members:
             self.how[node.name] = "sampled"
             return self.tangles.enter(node, self.values)
-        return self._call(node, facts)
+        return self._call(node)
 
     def _norm_value(self, node: fx.Node, norm: Norm) -> Any:
         x: Moments = self.values[norm.root].twin()
@@ -176,13 +181,9 @@ class _Run:
         self.flows[node] = (flow, inputs)
         return flow.out
 
-    def _call(self, node: fx.Node, facts: Step) -> Any:
+    def _call(self, node: fx.Node) -> Any:
         args, kwargs, inputs = arguments(node, self.values)
-        call = Call(facts.shape)
-        if "attention" in op_name(node):
-            call = replace(call, shared_width=shared_width(node))
-        if node.op == "call_module":
-            call = leaf_call(node, self.traced, inputs)
+        call = call_of(node, self.traced, inputs)
         flow = self._apply(node, call, args, kwargs, inputs)
         self.flows[node] = (flow, inputs)
         if self.how[node.name] == "known":
@@ -191,7 +192,7 @@ class _Run:
 
     def _apply(self, node: fx.Node, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Inputs) -> Flow:
         op = lookup(target_of(node, self.traced))
-        if any(self.values[n] is None for n in node.all_input_nodes):
+        if without_moments(node, self.values):
             return self._region(node, lambda n: self.values[n] is None, inputs, "it depends on a tensor without moments")
         if target_of(node, self.traced) in IDENTITY and isinstance(args[0], Moments):
             return Flow(args[0], lambda g: {args[0]: g})
@@ -247,6 +248,8 @@ class _Run:
         self.gathered.add(start, cotangent, 0)
         self.covariances.sent(None, 0, start, cotangent)
         for node in reversed(list(self.traced.graph.nodes)):
+            if self.returning.reached(node):
+                continue
             alone, lost = self._alone(node), node.name in self.unknown.nodes
             self.gathered.add(node, self.tangles.arrived(node), 0)
             g = self.gathered.grads.get(node)
@@ -274,7 +277,9 @@ class _Run:
             elif node in self.flows:
                 self._back_call(node, g)
             elif node.target is operator.getitem and isinstance(self.values[node.all_input_nodes[0]], tuple):
-                self._back_member(node, g)
+                args: Any = node.args
+                call, index = args
+                self.gathered.add_member(call, (index, len(self.values[call])), g, self.gathered.units[node])
             else:
                 return False
         except Exception as error:  # noqa: BLE001  (as in _apply)
@@ -298,17 +303,11 @@ class _Run:
         if isinstance(found, Returned):
             self.trails[node.name] = found.trail + self.gathered.units[node]
         for handle, grad in found.items():
+            if node in self.norms and self.values[self.norms[node].root] is not None:
+                for repeat in self.norms[node].repeats:
+                    self.inside.add(repeat, self.norms[node].behind_statistic(grad), self.gathered.units[node])
             if (target := inputs.get(handle)) is not None:
                 self._send(node, target, grad, slots[handle], found.units[handle] if isinstance(found, Returned) else 0)
-
-    def _back_member(self, node: fx.Node, g: Moments) -> None:
-        """One member of a tuple: its gradient waits in a tuple at the call."""
-        call: Any = node.args[0]
-        index: Any = node.args[1]
-        width = len(self.values[call])
-        members: list[Moments | None] = [None] * width
-        members[operator.index(index) % width] = g
-        self.gathered.add(call, tuple(members), self.gathered.units[node])
 
     def _send(self, node: fx.Node, target: fx.Node | str, grad: Moments, slot: int = 0, beyond: int = 0) -> None:
         arrived, unit = energy(grad), self.gathered.units[node] + beyond
@@ -323,11 +322,11 @@ class _Run:
         self.edges.append(Edge(node.name, target.name, arrived, unit))
         if not beyond:
             self.covariances.sent(node, slot, target, grad)
+            self.returning.sent(node, target, grad, slot)
 
     def result(self) -> Flowed:
-        for node in list(self.inside.grads):
-            if isinstance(self.gathered.grads.get(node), Moments):
-                self.inside.add(node, self.gathered.grads[node], self.gathered.units[node])
+        for node in [n for n in self.inside.grads if isinstance(self.gathered.grads.get(n), Moments)]:
+            self.inside.add(node, self.gathered.grads[node], self.gathered.units[node])
         backward = {n: g for n, g in {**self.gathered.grads, **self.inside.grads}.items() if isinstance(g, Moments)}
         units = {**self.gathered.units, **self.inside.units}
         return Flowed(

@@ -7,8 +7,9 @@ its *unit*, which changes where the number itself would become very large or ver
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, SupportsIndex, TypeVar
 
 from gradlint.moments import Moments
 
@@ -41,6 +42,17 @@ class Gathered(Generic[K]):
             grad = self._meet(in_units(self.grads[key], self.units[key] - unit), in_units(grad, had - unit))
         self.grads[key], self.units[key] = grad, unit
 
+    def add_member(self, key: K, member: tuple[SupportsIndex, int], grad: Any, unit: int) -> None:
+        """The gradient of one member of a tuple (its number, and how many there are) waits in a tuple."""
+        index, width = member
+        at = operator.index(index) % width
+        self.add(key, tuple(grad if i == at else None for i in range(width)), unit)
+
+    def repeat(self, key: K, like: K, bits: float, unit: int) -> None:
+        """What has arrived is what has at another key, times ``2^(bits + unit)``."""
+        if like in self.grads:
+            self.grads[key], self.units[key] = in_units(self.grads[like], bits), self.units[like] + unit
+
     def settle(self, key: K) -> Any:
         """What has arrived, if anything has; in another unit where it has left the range."""
         grad = self.grads.get(key)
@@ -50,10 +62,10 @@ class Gathered(Generic[K]):
         return self.grads.get(key)
 
 
-def in_units(grad: Any, shift: int) -> Any:
+def in_units(grad: Any, shift: float) -> Any:
     """``grad·2^shift``, of every member of a tuple."""
     if shift == 0 or grad is None:
         return grad
     if isinstance(grad, tuple):
         return tuple(in_units(member, shift) for member in grad)
-    return grad.scale(math.ldexp(1.0, shift))
+    return grad.scale(2.0**shift)

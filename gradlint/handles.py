@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import fx
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from gradlint.moments import Moments
 from gradlint.ops import Call
-from gradlint.trace.graph import Traced
+from gradlint.recognise import shared_width
+from gradlint.trace.graph import Traced, op_name, step
 
-__all__ = ["Inputs", "arguments", "leaf_call", "target_of"]
+__all__ = ["Inputs", "arguments", "call_of", "target_of", "without_moments"]
 
 _GIVEN = ("values", "identity")
 """Kinds of laws that are no more than values."""
+
+_LABELLED = ("cross_entropy", "nll_loss", "linear_cross_entropy")
 
 Inputs = dict[Moments, fx.Node | str]
 """Every handle with the node, or the leaf module's parameter, that it stands for."""
@@ -44,7 +49,32 @@ def arguments(node: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[tuple[Any, 
     return tuple(args), kwargs, inputs
 
 
-def leaf_call(node: fx.Node, traced: Traced, inputs: Inputs) -> Call:
+def call_of(node: fx.Node, traced: Traced, inputs: Inputs) -> Call:
+    """What a transfer function knows of a call beside its arguments."""
+    if node.op == "call_module":
+        return _leaf_call(node, traced, inputs)
+    name, call = op_name(node), Call(step(node).shape)
+    if "attention" in name:
+        return replace(call, shared_width=shared_width(node))
+    return replace(call, drawn=_drawn(node, traced)) if name in _LABELLED else call
+
+
+def _drawn(node: fx.Node, traced: Traced) -> bool:
+    """What integers a call is given are made of inputs that were not given but drawn, or of random numbers."""
+    inputs = [n for n in traced.graph.nodes if n.op == "placeholder"]
+    drawn = {n for n, by_us in zip(inputs, traced.arguments.drawn, strict=True) if by_us}
+    seen, queue = set(), [n for n in node.all_input_nodes if not step(n).floating]
+    while queue:
+        n = queue.pop()
+        if n in drawn or step(n).law is not None:
+            return True
+        if n not in seen:
+            seen.add(n)
+            queue += n.all_input_nodes
+    return False
+
+
+def _leaf_call(node: fx.Node, traced: Traced, inputs: Inputs) -> Call:
     """The call of a leaf module, its parameters among the inputs."""
     module = traced.model.get_submodule(str(node.target))
     local: dict[str, Moments] = {}
@@ -57,6 +87,12 @@ def leaf_call(node: fx.Node, traced: Traced, inputs: Inputs) -> Call:
         if record.law.kind in _GIVEN:
             given.add(name)
     return Call(None, dict(vars(module)), local, frozenset(given))
+
+
+def without_moments(node: fx.Node, values: Mapping[fx.Node, Any]) -> list[fx.Node]:
+    """What a call reads of which no moments are known; an empty tensor in the place of a weight is not read."""
+    unread = node.target is functional.multi_head_attention_forward
+    return [n for n in node.all_input_nodes if values[n] is None and not (unread and 0 in (step(n).shape or ()))]
 
 
 def target_of(node: fx.Node, traced: Traced) -> Any:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from gradlint.moments import Moments
+from gradlint.numbering import first_of_value
 from gradlint.ops import Call, Flow, by_parts
 from gradlint.ops.apart import Plan
 from gradlint.ops.norm import normalise
@@ -32,13 +33,22 @@ _LARGE, _SMALL, _TOLERANCE, _CLOSE = 1e4, 1e-12, 1e-6, 0.05
 
 @dataclass(frozen=True)
 class Norm:
-    """A node that is ``factor · (x − mean?)/√(mean square + eps)`` of its root over ``dims``."""
+    """A node that is ``factor · (x − mean?)/√(mean square + eps)`` of its root over ``dims``.
+
+    ``repeats``: calls that the statistic is made of, equal to the root. The root is sent what arrives at all of them together.
+    """
 
     root: fx.Node
     dims: tuple[int, ...]
     centred: bool
     eps: float
     factor: float
+    repeats: tuple[fx.Node, ...] = ()
+
+    def behind_statistic(self, at_root: Moments) -> Moments:
+        """What arrives at one of the repeats, of n entries that share a statistic: a share 1/n of a direction."""
+        n = math.prod(at_root.shape[d] for d in self.dims)
+        return Moments.iid(at_root.shape, 0.0, at_root.q / max(n - 1, 1))
 
     def flow(self, call: Call, x: Moments) -> Flow:
         """Both directions."""
@@ -58,24 +68,30 @@ def find_norms(graph: fx.Graph) -> dict[fx.Node, Norm]:
     """Every node that ends a norm written by hand."""
     norms: dict[fx.Node, Norm] = {}
     position = {n: i for i, n in enumerate(graph.nodes)}
+    same = first_of_value(graph)
     for node in graph.nodes:
         if _name(node) not in ("mul", "div", "truediv") or not step(node).floating or not step(node).grad:
             continue
-        for root in _roots(node, position):
-            found = _recognised(node, root, position)
+        for root in _roots(node, position, same):
+            found = _recognised(node, root, position, same)
             if found is not None:
                 norms[node] = found
                 break
     return norms
 
 
-def _roots(node: fx.Node, position: Mapping[fx.Node, int]) -> list[fx.Node]:
+def _operands(node: fx.Node, same: Mapping[fx.Node, fx.Node]) -> list[fx.Node]:
+    """What a node is made of, each tensor by the first node that has its value."""
+    return [same.get(n, n) for n in node.all_input_nodes]
+
+
+def _roots(node: fx.Node, position: Mapping[fx.Node, int], same: Mapping[fx.Node, fx.Node]) -> list[fx.Node]:
     """Tensors of the node's shape that all of it may be made of, the earliest first."""
     statistics = [n for n in node.all_input_nodes if step(n).shape != step(node).shape and step(n).value is None]
     if not statistics:
         return []
     seen: dict[fx.Node, int] = {}
-    queue = [(n, 0) for n in node.all_input_nodes]
+    queue = [(n, 0) for n in _operands(node, same)]
     reduced = False
     for n, depth in queue:
         if n in seen or depth > _DEPTH:
@@ -83,7 +99,7 @@ def _roots(node: fx.Node, position: Mapping[fx.Node, int]) -> list[fx.Node]:
         seen[n] = depth
         reduced = reduced or _name(n) in _REDUCTIONS
         if _member(n):
-            queue += [(parent, depth + 1) for parent in n.all_input_nodes]
+            queue += [(parent, depth + 1) for parent in _operands(n, same)]
     shape = step(node).shape
     full = [n for n in seen if step(n).shape == shape and step(n).floating and step(n).value is None]
     return sorted(full, key=position.__getitem__)[-_DEPTH:] if reduced else []
@@ -99,8 +115,8 @@ def _name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
 
 
-def _recognised(node: fx.Node, root: fx.Node, position: Mapping[fx.Node, int]) -> Norm | None:
-    between = sorted(_between(root, node), key=position.__getitem__)
+def _recognised(node: fx.Node, root: fx.Node, position: Mapping[fx.Node, int], same: Mapping[fx.Node, fx.Node]) -> Norm | None:
+    between = sorted(_between(root, node, same), key=position.__getitem__)
     if node not in between or not all(map(_member, between)):
         return None
     dims = _dims(between, root)
@@ -109,7 +125,7 @@ def _recognised(node: fx.Node, root: fx.Node, position: Mapping[fx.Node, int]) -
     shape = [n if d in dims else min(n, 2) for d, n in enumerate(step(root).shape or ())]
     rows = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.5
     try:
-        large, small = (_evaluate(between, root, rows * scale) for scale in (_LARGE, _SMALL))
+        large, small = (_evaluate(between, root, rows * scale, same) for scale in (_LARGE, _SMALL))
     except (RuntimeError, TypeError, ValueError, IndexError):
         return None
     for centred in (True, False):
@@ -121,18 +137,31 @@ def _recognised(node: fx.Node, root: fx.Node, position: Mapping[fx.Node, int]) -
         slope = float((small * about).sum() / about.square().sum()) / _SMALL
         eps = (factor / slope) ** 2 if slope else 0.0
         norm = Norm(root, dims, centred, eps if eps > _SMALL**1.5 else 0.0, factor)
-        if _agrees(between, norm, about):  # a squashing function, such as x|x|/(1 + x²), has the same ends
-            return norm
+        if _agrees(between, norm, about, same):  # a squashing function, such as x|x|/(1 + x²), has the same ends
+            return _placed(norm, node, between, same)
     return None
 
 
-def _agrees(between: list[fx.Node], norm: Norm, about: torch.Tensor) -> bool:
+def _placed(norm: Norm, node: fx.Node, between: list[fx.Node], same: Mapping[fx.Node, fx.Node]) -> Norm:
+    """The norm with the call that is divided for its root, where the statistic is made of other calls of equal value."""
+    alike = dict.fromkeys(n for m in between for n in m.all_input_nodes if same.get(n, n) is norm.root)
+    direct, queue = norm.root, [node]
+    for n in queue:
+        if n in alike:
+            direct = n
+            break
+        if _name(n) not in _REDUCTIONS - {"square"}:
+            queue += n.all_input_nodes
+    return replace(norm, root=direct, repeats=tuple(n for n in alike if n is not direct))
+
+
+def _agrees(between: list[fx.Node], norm: Norm, about: torch.Tensor, same: Mapping[fx.Node, fx.Node]) -> bool:
     """A piece is that norm at a scale of one as well."""
     expected = norm.factor * about / (about.square().mean(norm.dims, keepdim=True) + norm.eps).sqrt()
-    return bool((_evaluate(between, norm.root, about) - expected).abs().max() <= _CLOSE * expected.abs().max())
+    return bool((_evaluate(between, norm.root, about, same) - expected).abs().max() <= _CLOSE * expected.abs().max())
 
 
-def _between(root: fx.Node, node: fx.Node) -> set[fx.Node]:
+def _between(root: fx.Node, node: fx.Node, same: Mapping[fx.Node, fx.Node]) -> set[fx.Node]:
     """The nodes that ``node`` is made of, down to the root; more than that if the root is not enough."""
     needed: set[fx.Node] = set()
     queue = [node]
@@ -142,7 +171,7 @@ def _between(root: fx.Node, node: fx.Node) -> set[fx.Node]:
             continue
         needed.add(n)
         if _member(n) and len(needed) <= 2 * _DEPTH:
-            queue += n.all_input_nodes
+            queue += _operands(n, same)
     return needed
 
 
@@ -165,12 +194,13 @@ def _dims(between: list[fx.Node], root: fx.Node) -> tuple[int, ...] | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _evaluate(between: list[fx.Node], root: fx.Node, rows: torch.Tensor) -> torch.Tensor:
+def _evaluate(between: list[fx.Node], root: fx.Node, rows: torch.Tensor, same: Mapping[fx.Node, fx.Node]) -> torch.Tensor:
     values: dict[fx.Node, Any] = {root: rows}
 
     def concrete(x: Any) -> Any:
         if not isinstance(x, fx.Node):
             return x
+        x = same.get(x, x)
         return values[x] if x in values else step(x).value.double().reshape(())  # type: ignore[union-attr]
 
     for n in between:

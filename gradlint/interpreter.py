@@ -29,12 +29,14 @@ _NEEDED = (
     "attrs",
     "cattrs",
     "click",
+    "jinja2",
+    "markupsafe",
     "networkx",
     "numpy",
     "packaging",
     "rich",
     "rich_click",
-)  # only what is missing there
+)  # from here only what is missing there
 _OLDEST = (3, 11)
 _PATIENCE = 30  # seconds for another tool to say where its environment is
 _PROGRAM = f"""\

@@ -53,16 +53,17 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "collapse_layers": Limit(
             12, math.inf, "default weights make samples alike in six layers, and train; twenty sigmoids do not", "layers"
         ),
-        "layer_large": Limit(1.5, 3.0, "He et al. 2015: a layer should keep the variance; 1.5 bits is 8 times it"),
-        "layer_small": Limit(-3.0, -5.0, "PyTorch's default weights give -2.8 bits with a sigmoid, the smallest in common use"),
-        "layers_total": Limit(4.0, 10.0, "one deviating layer shifts a scale; several multiply"),
-        "activation": Limit(-1.0, -2.0, "Eφ'² = 1/4: half of the gradient norm per layer; ReLU keeps 2^-0.5"),
-        "activation_total": Limit(-6.0, -10.0, "a sigmoid tower of three layers"),
+        "layer_large": Limit(1.5, math.inf, "He et al. 2015: a layer should keep the variance; 1.5 bits is 8 times it"),
+        "layer_small": Limit(-3.0, -math.inf, "default weights give -2.8 bits with a sigmoid, the smallest in common use"),
+        "layers_total": Limit(4.0, math.inf, "several deviating layers multiply"),
+        "layer_alone": Limit(10.0, math.inf, "one deviating layer shifts a scale, and no more"),
+        "activation": Limit(-1.0, -math.inf, "Eφ'² = 1/4: half of the gradient norm per layer; ReLU keeps 2^-0.5"),
+        "activation_total": Limit(-6.0, -math.inf, "a sigmoid tower of three layers"),
         "recurrence": Limit(
             5.0, 10.0, "Pascanu et al. 2013: growth is certain above radius 1; T·log2 of it is what training sees"
         ),
         "outlier": Limit(2.0, 8.0, "Baik, Ben Arous & Péché 2005: an outlier above the bulk; twice it dominates", "ratio"),
-        "fan": Limit(-1.0, 1.0, "half or twice the standard deviation that He et al. 2015 ask for"),
+        "fan": Limit(1.0, math.inf, "half or twice the standard deviation that He et al. 2015 ask for"),
         "loss": Limit(2.0, math.inf, "cross-entropy at the start over ln C; healthy heads give 1.0 to 1.5", "ratio"),
         "logits": Limit(3.0, math.inf, "a softmax of logits of this size is one-hot for few classes", "rms"),
         "scores": Limit(

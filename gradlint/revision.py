@@ -1,4 +1,4 @@
-"""What another revision, or another target, was found to be: checked in a process of its own, a revision in a copy of its files.
+"""What another revision was found to be: checked in a copy of its files, by a process of its own.
 
 The copy is written from git's objects with an index of its own: the working tree, the index and the references of the
 repository are not touched.
@@ -14,27 +14,15 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from gradlint.errors import UsageError
+from gradlint.interpreter import command
 
 __all__ = ["Tree", "checked", "checked_out"]
 
-_OWN = ("gradlint", "gradlint_rules")  # of this version, whatever the revision holds
-_UNSET = ("GRADLINT_OUTPUT_FILE", "GRADLINT_OUTPUT_FORMAT", "GRADLINT_BASELINE")  # of this run, not of the other
-_PROGRAM = """\
-import json, sys
-from importlib.util import module_from_spec, spec_from_file_location
-given = json.loads(sys.argv.pop(1))
-sys.path[:] = given["path"]
-for name, file in given["own"].items():
-    spec = spec_from_file_location(name, file)
-    sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-from gradlint.cli import main
-main()
-"""
+_UNSET = ("GRADLINT_OUTPUT_FILE", "GRADLINT_OUTPUT_FORMAT", "GRADLINT_BASELINE", "GRADLINT_PYTHON")  # of this run alone
+_ASK = "import json, sys; print(json.dumps([sys.path, [sys.prefix, sys.base_prefix]]))"
 
 
 @dataclass(frozen=True)
@@ -78,68 +66,78 @@ def checked_out(revision: str) -> Iterator[Tree]:
         yield Tree(top, copy, revision if revision.startswith(known) else f"{revision} ({known})")
 
 
-def checked(arguments: Sequence[str], name: str, tree: Tree | None = None) -> str:
-    """The JSON report of ``gradlint check`` in a process of its own, its paths those of the working tree.
+def checked(tree: Tree, arguments: Sequence[str], python: Path) -> str:
+    """The JSON report of ``gradlint check`` in the copy, as another process wrote it; its paths are those of the working tree.
 
     Args:
         arguments: targets and settings.
-        name: what messages call it.
-        tree: check there, below the counterpart of the working directory; None: here.
+        python: the interpreter that the models run in.
 
     Raises:
         UsageError: there is no report, or it is about files of the working tree.
     """
-    here = Path.cwd()
-    folder = here if tree is None else tree.there(here)
+    folder = tree.there(Path.cwd())
     folder.mkdir(parents=True, exist_ok=True)
-    given = {"path": sys.path if tree is None else list(_paths(tree)), "own": dict(_own())}
-    env = {key: value for key, value in os.environ.items() if key not in _UNSET} | {"GRADLINT_INSIDE": "1"}
+    entries, installed = _paths(python)
+    env = {key: value for key, value in os.environ.items() if key not in _UNSET}
+    env["PYTHONPATH"] = os.pathsep.join(_mapped(tree, [p for p in env.get("PYTHONPATH", "").split(os.pathsep) if p], entries))
     with tempfile.TemporaryDirectory(prefix="gradlint-") as results:
         file = Path(results) / "report.json"
-        command = [sys.executable, "-P", "-c", _PROGRAM, json.dumps(given), "check", f"--output-file=json={file}", *arguments]
-        done = subprocess.run(  # noqa: S603 - this program, on what the user named
-            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        there = [] if python == Path(sys.executable) else [f"--python={python}"]  # there is no .venv in the copy
+        words = ["check", *there, f"--output-file=json={file}", *arguments]
+        done = subprocess.run(  # noqa: S603 - this gradlint, on what the user named
+            command(Path(sys.executable), "gradlint.cli", words),
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
         if not file.exists():
             said = [line for line in done.stderr.splitlines() if line.strip()]
-            raise UsageError(f"{name} could not be checked: {said[-1] if said else f'exit code {done.returncode}'}")
+            raise UsageError(f"{tree.name} could not be checked: {said[-1] if said else f'exit code {done.returncode}'}")
         text = file.read_text("utf-8")
-    if tree is None:
-        return text
-    _clean(text, name, tree)
+    _clean(text, tree, installed)
     return text.replace(json.dumps(str(tree.copy))[1:-1], json.dumps(str(tree.top))[1:-1])
 
 
-def _paths(tree: Tree) -> Iterator[str]:
-    """Where modules are looked for: in the copy instead of in the working tree, installed ones as they are.
+def _paths(python: Path) -> tuple[list[str], list[Path]]:
+    """Where an interpreter looks for modules, and where what is installed lies."""
+    asked = [str(python), "-P", "-c", _ASK]
+    done = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise UsageError(f"{python} cannot be asked for its path: {done.stderr.strip()}")
+    entries, prefixes = json.loads(done.stdout)
+    return entries, [Path(prefix) for prefix in prefixes]
 
-    Its folders come once more at the end, before the finders of editable installations.
+
+def _mapped(tree: Tree, told: Sequence[str], found: Sequence[str]) -> Iterator[str]:
+    """What comes before all else on Python's path: folders of the working tree, as they are in the copy.
+
+    Args:
+        told: by ``PYTHONPATH``; folders elsewhere stay.
+        found: all that the interpreter knows: editable installations name folders of the working tree.
     """
-    for entry in sys.path:
-        path = tree.there(Path(entry or "."))
-        if path == Path(entry or ".") or path.is_dir():
-            yield entry and str(path)
-        elif "site-packages" in path.parts:
-            yield entry
-    yield from (str(folder) for folder in (tree.copy, tree.copy / "src") if folder.is_dir())
+    for entry in dict.fromkeys((*told, *found)):
+        copy = tree.there(Path(entry))
+        if copy == Path(entry):
+            yield from [str(copy.absolute())] if entry in told else []
+        elif copy.is_dir():
+            yield str(copy)
 
 
-def _own() -> Iterator[tuple[str, str]]:
-    for name in _OWN:
-        spec = find_spec(name)
-        if spec is not None and spec.origin is not None:
-            yield name, spec.origin
-
-
-def _clean(text: str, name: str, tree: Tree) -> None:
+def _clean(text: str, tree: Tree, installed: Sequence[Path]) -> None:
     """A report about a revision must not be about lines of the working tree, whatever was on Python's path."""
     document = json.loads(text)
     for target in document["targets"]:
         places = [item["location"] for kind in ("modules", "nodes") for item in target[kind]]
         for place in (target["location"], *places):
             path = Path(place["path"]) if place else Path()
-            if path.is_absolute() and path.is_relative_to(tree.top) and tree.there(path).exists():
-                raise UsageError(f"{name} could not be checked: its code imports {path} of the working tree")
+            own = path.is_absolute() and path.is_relative_to(tree.top) and "site-packages" not in path.parts
+            if own and not any(prefix != tree.top and path.is_relative_to(prefix) for prefix in installed):
+                raise UsageError(f"{tree.name} could not be checked: its code imports {path} of the working tree")
 
 
 def _git(*arguments: str, failed: str, more: Mapping[str, str] | None = None, folder: Path | None = None) -> str:

@@ -26,7 +26,7 @@ from gradlint.rule import Context, Rule, Run
 from gradlint.rulebook import Catalogue
 from gradlint.trace import Arguments, Laws, ambient_kept, build, described, recording, settled
 
-__all__ = ["Rulebook", "judge_script", "judge_target", "judged"]
+__all__ = ["Rulebook", "judge_call", "judge_script", "judge_target", "judged"]
 
 _log = logging.getLogger("gradlint")
 
@@ -92,6 +92,12 @@ def judge_script(target: str, arguments: Sequence[str], rulebook: Rulebook) -> J
     return _judge(_Source(target, lambda: [capture(target, arguments)]), rulebook)
 
 
+def judge_call(call: Call, name: str, rulebook: Rulebook) -> Judged:
+    """A model by its values, with the arguments of a call: see :func:`~gradlint.engine.lint_call`."""
+    item = Loaded(name, lambda: call.model, None, "", instance=True, call=call)
+    return _judge(_Source(name, lambda: [item]), rulebook)
+
+
 class _Source(NamedTuple):
     """Where models come from, as the user wrote it; and what the configuration says of it."""
 
@@ -130,7 +136,7 @@ def _judge(source: _Source, rulebook: Rulebook) -> Judged:
             stages.now("inputs", name)
             with settled(), _contained(name, failures):
                 given = inputs_for(None if item.call is None else _as_called(model, item.call), own, name)
-                analysis = predict(model, given, own, laws, item.file, as_is=item.call is not None)
+                analysis = predict(model, given, own, laws, item.file or None, as_is=item.call is not None)
                 context = Context(analysis, name, own, recipe or recipe_of(model))
                 facts = facts_of(context)
                 found = review.judge(context)

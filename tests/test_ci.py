@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
@@ -54,27 +57,65 @@ def test_the_hook_blocks_a_bad_model_and_lets_a_good_one_pass(project, model, co
     assert done.returncode == code
 
 
+def committing(project, **config):
+    """A git repository with pre-commit installed in it; returns how to run a command there, as its user would."""
+    bin_ = f"{sys.prefix}/bin"
+    variables = {
+        "PRE_COMMIT_HOME": str(project.parent / "cache"),
+        "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}",
+        **{f"GIT_{who}_{what}": f"{who}@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    }
+    env = {name: value for name, value in {**os.environ, **variables}.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+    def run(*command, **more):
+        return subprocess.run(command, cwd=project, env={**env, **more}, text=True, capture_output=True, check=False)
+
+    (project / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config))
+    assert run("git", "-c", "init.defaultBranch=main", "init", "--quiet", ".").returncode == 0
+    assert run(sys.executable, "-m", "pre_commit", "install").returncode == 0
+    return run
+
+
+def test_what_is_committed_is_checked_with_the_local_hook(project):
+    """The snippet of the documentation, where gradlint is installed beside the project's torch."""
+    _, local, *_ = snippets("yaml")
+    run = committing(project, **yaml.safe_load(local))
+    commit = partial(run, "git", "commit", "--quiet", "-m", "a model", PYTHONPATH=environment()["PYTHONPATH"])
+    (project / "gradlint.toml").write_text(CONFIG.format(model="bad"))
+    run("git", "add", "-A")
+    done = commit()
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "warning[GL201]" in done.stderr
+    assert run("git", "rev-parse", "HEAD").returncode, "nothing was committed"
+    (project / "gradlint.toml").write_text(CONFIG.format(model="good"))
+    run("git", "add", "-A")
+    done = commit()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert run("git", "rev-parse", "HEAD").returncode == 0
+    (project / "notes.txt").write_text("no model is made of this")
+    (project / "gradlint.toml").write_text(CONFIG.format(model="missing"))  # would fail, and is not committed
+    run("git", "add", "notes.txt")
+    done = commit()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no files to check" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="pre-commit takes hooks from a git repository")
 def test_pre_commit_itself_blocks_the_bad_model_and_lets_the_good_one_pass(project):
     """In the environment that it makes for the hook, which has no torch."""
     (project / "gradlint.toml").write_text(CONFIG.format(model="bad"))
-    variables = {"PRE_COMMIT_HOME": str(project.parent / "cache"), "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}
-    env = {name: value for name, value in {**os.environ, **variables}.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-
-    def run(*command):
-        return subprocess.run(command, cwd=project, env=env, text=True, capture_output=True, check=False)
-
-    revision = run("git", "-C", str(ROOT), "rev-parse", "HEAD").stdout.strip()
-    repo = {"repo": str(ROOT), "rev": revision, "hooks": [{"id": "gradlint"}]}
-    (project / ".pre-commit-config.yaml").write_text(yaml.safe_dump({"repos": [repo]}))
-    assert run("git", "-c", "init.defaultBranch=main", "init", "--quiet", ".").returncode == 0
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True, capture_output=True, check=True).stdout.strip()  # noqa: S607
+    run = committing(project, repos=[{"repo": str(ROOT), "rev": revision, "hooks": [{"id": "gradlint"}]}])
     assert run("git", "add", "-A").returncode == 0
     hook = (sys.executable, "-m", "pre_commit", "run", "--all-files")
     done = run(*hook)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "warning[GL201]" in done.stdout
     assert "exit code: 1" in done.stdout
+    packages = {path.name for path in (project.parent / "cache").glob("repo*/py_env-*/lib/python*/site-packages/*")}
+    assert "gradlint" in packages
+    assert "torch" not in packages
     (project / "gradlint.toml").write_text(CONFIG.format(model="good"))
     assert run("git", "add", "-A").returncode == 0
     done = run(*hook)
@@ -115,16 +156,69 @@ def test_what_the_user_gives_the_action_is_words_and_no_commands(project):
     assert not (project / "oops").exists()
 
 
-def test_the_snippets_of_the_documentation_can_be_read():
-    text = (ROOT / "docs" / "ci.md").read_text("utf-8")
-    local, github, gitlab = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[1:])
-    (hook,) = local["repos"][0]["hooks"]
-    assert (hook["entry"], hook["language"], hook["pass_filenames"]) == ("gradlint", "unsupported", False)
+def test_the_action_installs_the_version_that_is_asked_for(tmp_path):
+    (install,) = [step for step in ACTION["runs"]["steps"] if "pip install" in step["run"]]
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    python.chmod(0o755)
+    env = {**os.environ, "PYTHON": str(python), "VERSION": ">=0.1,<0.2"}
+    assert set(install["env"]) <= set(env)
+    done = subprocess.run(["bash", "-e", "-c", install["run"]], env=env, text=True, capture_output=True, check=True)  # noqa: S607
+    assert done.stdout.split("\n")[:-1] == ["-m", "pip", "install", "--quiet", "gradlint>=0.1,<0.2"]
+
+
+def snippets(language):
+    """The blocks of a language in the documentation, in order."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "ci.md").read_text("utf-8"), re.DOTALL)
+
+
+def shell(project, script, **programs):
+    """Run a script in ``sh``, with ``gradlint`` and other programs on the path."""
+    tools = project / "tools"
+    tools.mkdir(exist_ok=True)
+    for name, body in {"gradlint": f'exec {sys.executable} -m gradlint "$@"', **programs}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    command = ["/bin/sh", "-c", script]
+    return subprocess.run(command, cwd=project, env=environment(PATH=path), text=True, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize(("model", "code"), [("bad", 1), ("good", 0), ("missing", 2)])
+def test_the_job_of_gitlab(project, model, code):
+    (project / "gradlint.toml").write_text(CONFIG.format(model=model))
+    job = yaml.safe_load(snippets("yaml")[3])["gradlint"]
+    done = shell(project, job["script"])
+    assert done.returncode == code, done.stderr
+    quality = json.loads((project / job["artifacts"]["reports"]["codequality"]).read_text("utf-8"))
+    assert bool(quality) == bool(code)
+    assert all(issue["location"]["path"] == "bad.py" for issue in quality if model == "bad")
+
+
+@pytest.mark.parametrize(("model", "code"), [("bad", 0), ("good", 0), ("missing", 1)])
+def test_the_steps_of_jenkins(project, model, code):
+    """Findings make the build unstable, by its tests; what could not be done fails it."""
+    (project / "gradlint.toml").write_text(CONFIG.format(model=model))
+    (steps,) = snippets("groovy")
+    (script,), (results,) = re.findall(r"^sh '(.*)'$", steps, re.MULTILINE), re.findall(r"^junit '(.*)'$", steps, re.MULTILINE)
+    done = shell(project, script)
+    assert done.returncode == code, done.stderr
+    suites = ET.parse(project / results).getroot()
+    assert bool(suites.findall(".//failure") + suites.findall(".//error")) == (model != "good")
+
+
+def test_the_pipe_to_reviewdog(project):
+    (project / "gradlint.toml").write_text(CONFIG.format(model="bad"))
+    (script,) = [text for text in snippets("sh") if "reviewdog" in text]
+    done = shell(project, script, reviewdog='echo "$1" >&2; cat')
+    assert "GL201" in {diagnostic["code"]["value"] for diagnostic in json.loads(done.stdout)["diagnostics"]}
+    assert done.stderr.splitlines()[-1] == "-f=rdjson"
+
+
+def test_the_workflow_of_github_gives_the_action_what_it_takes():
+    github = yaml.safe_load(snippets("yaml")[2])
     (ours,) = [step for step in github["jobs"]["gradlint"]["steps"] if step.get("uses", "").startswith("gradlint/")]
     assert set(ours["with"]) <= set(ACTION["inputs"])
-    for script in (gitlab["gradlint"]["script"], *re.findall(r"^gradlint .*?(?= \|)", text, re.MULTILINE)):
-        with cli.commands["check"].make_context("check", shlex.split(script)[1:]) as context:
-            assert context.params["output_file"] or context.params["output_format"]
 
 
 def test_every_input_of_the_action_is_used():

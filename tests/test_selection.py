@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,6 +120,14 @@ def test_a_matrix_along_an_axis(inputs: int, outputs: int, seed: int) -> None:
     np.testing.assert_allclose(y.pairs(), averaged(whole @ second_moments(x) @ whole.T, (2, outputs)), atol=1e-9)
     np.testing.assert_allclose(back.pairs(), averaged(whole.T @ second_moments(g) @ whole, (2, inputs)), atol=1e-9)
     assert y.mean == pytest.approx(x.mean * matrix.sum() / outputs)
+
+
+def test_a_square_matrix_on_one_of_two_tensors() -> None:
+    """``E[(Mx)_i b_j]`` from ``E[x_i b_j]``; the adjoint gives the same."""
+    matrix = np.random.default_rng(3).normal(size=(4, 4))
+    whole, c = np.kron(np.eye(2), matrix), replace(random_law((2, 4), 5), mean=0.0)
+    for m, act in ((whole, Window.of(matrix)), (whole.T, Window.of(matrix).adjoint)):
+        np.testing.assert_allclose(act.against(c, 1).pairs(), averaged(m @ second_moments(c), (2, 4)), atol=1e-9)
 
 
 def test_taps_outside_the_axis_count_nothing() -> None:

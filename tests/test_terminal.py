@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -36,6 +37,25 @@ def model(tmp_path, monkeypatch):
     return tmp_path
 
 
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    @property
+    def written(self):
+        return self.getvalue()
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    for name in ("NO_COLOR", "FORCE_COLOR", "FORCE_HYPERLINK", "PRE_COMMIT", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    return Terminal()
+
+
 def on_terminal(stream, *args, **variables):
     """What the stream (1 stdout, 2 stderr) of a command shows when it is a terminal, and what the other one gets."""
     inner, outer = pty.openpty()
@@ -65,11 +85,14 @@ def test_codes_lead_to_the_pages_of_their_rules_and_places_to_their_files(model)
     assert links["model.py:11"] == (model / "model.py").as_uri()
 
 
-@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"FORCE_HYPERLINK": "0"}])
-def test_no_links_where_they_are_not_wanted(model, variables):
-    shown, _ = on_terminal(1, "model.py:build", **variables)
-    assert "GL101" in shown
-    assert "\x1b]8;" not in shown
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"FORCE_HYPERLINK": "0"}])
+def test_no_links_where_they_are_not_wanted(monkeypatch, terminal, variables):
+    from gradlint.cli.streams import terminal_view
+
+    monkeypatch.setattr(sys, "stdout", terminal)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert terminal_view("auto", quiet=False, verbose=False).links is (not variables)
 
 
 def test_no_links_in_logs_and_files(gradlint, model):
@@ -87,38 +110,27 @@ def test_a_sign_of_life_after_a_second_on_stderr_and_nothing_else(model):
     assert "GL101" in out
 
 
-@pytest.mark.parametrize(("args", "variables"), [(("-q",), {}), ((), {"PRE_COMMIT": "1"}), ((), {"TERM": "dumb"})])
-def test_no_sign_of_life_where_it_is_not_wanted(model, args, variables):
-    (model / "model.py").write_text(MODEL.format(sleep=1))
-    shown, _ = on_terminal(2, "model.py:build", *args, **variables)
-    assert "checking" not in shown
-
-
-def test_no_sign_of_life_of_what_takes_no_time(monkeypatch, capfd):
+@pytest.mark.parametrize(
+    ("seconds", "quiet", "variables", "shows"),
+    [
+        (0.5, False, {}, True),
+        (0.0, False, {}, False),
+        (0.5, True, {}, False),
+        (0.5, False, {"PRE_COMMIT": "1"}, False),
+        (0.5, False, {"TERM": "dumb"}, False),
+    ],
+)
+def test_no_sign_of_life_where_it_is_not_wanted(monkeypatch, terminal, seconds, quiet, variables, shows):
+    """Nor of what takes no time."""
     from gradlint.cli.progress import progress
 
-    class Terminal:
-        """Stderr, as a terminal."""
-
-        written = ""
-
-        def isatty(self):
-            return True
-
-        def write(self, text):
-            self.written += text
-
-        def flush(self):
-            pass
-
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("PRE_COMMIT", raising=False)
-    for seconds, shows in ((0.0, False), (0.5, True)):
-        terminal = Terminal()
-        monkeypatch.setattr(sys, "__stderr__", terminal)
-        with progress(["a.py", "b.py"], patience=0.1):
-            time.sleep(seconds)
-        assert ("checking 2 targets" in terminal.written) is shows
+    monkeypatch.setattr(sys, "__stderr__", terminal)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with progress(["a.py", "b.py"], quiet=quiet, patience=0.1):
+        time.sleep(seconds)
+    assert ("checking 2 targets" in terminal.written) is shows
+    assert bool(terminal.written) is shows
 
 
 def test_statistics_count_the_findings_of_each_rule(gradlint, model):

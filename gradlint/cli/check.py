@@ -15,7 +15,6 @@ from gradlint.cli.streams import terminal_view
 from gradlint.cli.watch import Watched, watch
 from gradlint.cli.workers import judge, options_of_workers
 from gradlint.errors import UsageError
-from gradlint.fleet import share
 from gradlint.report import FORMATS, assign
 
 __all__ = ["check"]
@@ -87,6 +86,8 @@ def _once(
     outputs = assign(settings.output_format, settings.output_file)
     targets = named(targets, settings)
     if options["shard"]:
+        from gradlint.fleet import share
+
         targets = share(targets, *options["shard"])
         if not targets:
             click.echo(f"gradlint: no target is in shard {options['shard'][0]}/{options['shard'][1]}", err=True)
@@ -94,7 +95,7 @@ def _once(
     base = None
     if options["diff_base"]:
         with progress([f"{options['diff_base']}, to compare with"], quiet=options["quiet"]):
-            base = at(options["diff_base"], targets)
+            base = at(options["diff_base"], targets, options["python"])
     with progress(targets, quiet=options["quiet"]):
         report = judge(targets, settings, options, given, arguments if options["capture"] else None, watched)
     if base is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,21 @@ from click.core import ParameterSource
 
 from gradlint.changes import compare
 from gradlint.cli.options import FAIL_ON, configured, option, settings_of_models, where_torch_is
+from gradlint.cli.progress import progress
 from gradlint.cli.streams import terminal_view
+from gradlint.cli.workers import judge, options_of_workers
 from gradlint.config import KINDS, Settings
 from gradlint.errors import UsageError
 from gradlint.findings import Report
+from gradlint.interpreter import project_python
 from gradlint.report.changes import render_markdown, render_text
 from gradlint.revision import Tree, checked, checked_out
 from gradlint.saved import is_report, read_report
 
 __all__ = ["at", "diff"]
 
-_OWN = ("baseline", "output_file", "output_format", "fail_on", "verify")  # of this run, not of the other
+_NOT = ("baseline", "output_file", "output_format", "fail_on", "verify")  # of this run, not of the other
+_ALSO = ("config", "isolated", "jobs", "timeout", "max_memory", "sandbox", "pass_env")
 
 
 @click.command()
@@ -32,6 +38,7 @@ _OWN = ("baseline", "output_file", "output_format", "fail_on", "verify")  # of t
 @settings_of_models
 @option("--fail-on", type=FAIL_ON, help="Exit with 1 for new findings of this severity or worse.  [default: warning]")
 @click.option("--output-format", type=click.Choice(["full", "markdown", "json"]), default="full", show_default=True)
+@options_of_workers
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @where_torch_is
 def diff(old: str, new: str, output_format: str, color: str, **options: Any) -> int:
@@ -41,7 +48,7 @@ def diff(old: str, new: str, output_format: str, color: str, **options: Any) -> 
     a finding is known again after lines moved and names changed. For what a change does to your models, see `check --diff-base`.
     """
     settings = configured([name for name in (old, new) if not is_report(Path(name))], options)
-    before, after = _report(old, settings), _report(new, settings)
+    before, after = (_report(name, settings, options) for name in (old, new))
     if not before.targets and before.failures:
         raise UsageError(f"{old} could not be analysed: {before.failures[0]['message']}")
     report = compare(before, after, old, settings.root)
@@ -56,7 +63,7 @@ def diff(old: str, new: str, output_format: str, color: str, **options: Any) -> 
     return report.exit_code
 
 
-def at(revision: str, targets: Sequence[str]) -> tuple[Report, str]:
+def at(revision: str, targets: Sequence[str], python: Path | None) -> tuple[Report, str]:
     """What a revision was found to be, and its name.
 
     Raises:
@@ -66,15 +73,15 @@ def at(revision: str, targets: Sequence[str]) -> tuple[Report, str]:
         there = [_there(target, tree) for target in targets if _exists(target, tree)]
         if not there:
             return Report(), tree.name
-        return read_report(checked([*_flags(tree), "--", *there], tree.name, tree), tree.name), tree.name
+        text = checked(tree, [*_flags(tree), "--", *there], project_python(python, os.environ))
+        return read_report(text, tree.name), tree.name
 
 
-def _report(name: str, settings: Settings) -> Report:
-    """A file read; a target checked in a process of its own, for both may have modules of the same name."""
-    file = Path(name)
-    text = file.read_text("utf-8") if is_report(file) else checked([*_flags(None), "--", name], name)
-    report = read_report(text, name)
-    return Report(report.targets, report.findings, report.failures, settings.fail_on, report.version)
+def _report(name: str, settings: Settings, options: Mapping[str, Any]) -> Report:
+    if not is_report(Path(name)):
+        with progress([name]):
+            return judge([name], settings, options, [name])
+    return replace(read_report(Path(name).read_text("utf-8"), name), fail_on=settings.fail_on)
 
 
 def _exists(target: str, tree: Tree) -> bool:
@@ -89,14 +96,14 @@ def _there(target: str, tree: Tree) -> str:
     return f"{tree.there(Path(file))}{colon}{name}" if Path(file).is_absolute() else target
 
 
-def _flags(tree: Tree | None) -> list[str]:
+def _flags(tree: Tree) -> list[str]:
     """The settings of the command line, for another process. A file that the revision has is taken from there."""
     context = get_current_context()
     words: list[str] = []
     for parameter in context.command.params:
         name = str(parameter.name)
-        known = name in KINDS or name in ("config", "isolated")
-        if not known or name in _OWN or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+        known = (name in KINDS and name not in _NOT) or name in _ALSO
+        if not known or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
         value = context.params[name]
         flag = max(parameter.opts, key=len)
@@ -108,6 +115,6 @@ def _flags(tree: Tree | None) -> list[str]:
     return words
 
 
-def _file(path: Path, tree: Tree | None) -> Path:
-    copy = path if tree is None else tree.there(path)
+def _file(path: Path, tree: Tree) -> Path:
+    copy = tree.there(path)
     return copy if copy.exists() else path.absolute()

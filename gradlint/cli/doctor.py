@@ -11,7 +11,6 @@ from pathlib import Path
 import rich_click as click
 
 from gradlint._version import __version__
-from gradlint.cache import LIMIT, Cache, default_folder, interpreter
 from gradlint.cli.options import TWINS
 from gradlint.config import discover
 from gradlint.errors import UsageError
@@ -47,6 +46,8 @@ def _lines(title: str, texts: Iterator[str] | list[str]) -> Iterator[str]:
 
 
 def _interpreter(python: Path | None) -> tuple[list[str], int]:
+    from gradlint.cache import interpreter
+
     try:
         where = project_python(python, os.environ)
         known = interpreter(where, os.environ)
@@ -61,6 +62,8 @@ def _interpreter(python: Path | None) -> tuple[list[str], int]:
 
 
 def _cache(given: Path | None) -> Iterator[str]:
+    from gradlint.cache import LIMIT, Cache, default_folder
+
     folder = given or default_folder(os.environ)
     if folder is None:
         yield "none: there is no home directory; --cache-dir names a folder"

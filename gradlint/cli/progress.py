@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 __all__ = ["progress"]
 
@@ -28,6 +27,8 @@ def progress(targets: Sequence[str], *, quiet: bool = False, patience: float = _
     if quiet or stderr is None or not stderr.isatty() or console.is_dumb_terminal or "PRE_COMMIT" in os.environ:
         yield
         return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # --help needs none
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     # The streams of the model's code are its own: what it prints goes past the spinner.
     shown = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import rich_click as click
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.table import Table
 
 from gradlint.cli.options import where_torch_is
@@ -36,6 +35,8 @@ def explain(rule: str, output_format: str, color: str, packs: tuple[Path, ...]) 
         return
     view = terminal_view(color, quiet=False, verbose=False)
     if view.color:
+        from rich.markdown import Markdown  # a parser, of which --help needs nothing
+
         Console(force_terminal=True, width=view.width, highlight=False).print(Markdown(page(found)))
     else:
         click.echo(page(found))

@@ -5,31 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from gradlint.errors import GradlintError, UsageError
-from gradlint.worker.client import Forgetful, Memory
 from gradlint.worker.protocol import Job
+
+if TYPE_CHECKING:
+    from gradlint.worker.client import Memory
 
 __all__ = ["Watched", "watch"]
 
 
 class Watched:
-    """A memory that notes which files the answers of a run were made from.
+    """A memory that notes which files the answers of a run were made from; what it knows, another does, if any."""
 
-    Args:
-        memory: what is known; None: nothing.
-    """
-
-    def __init__(self, memory: Memory | None = None) -> None:
-        self.memory: Memory = memory or Forgetful()
+    def __init__(self) -> None:
+        self.memory: Memory | None = None
         self.files: set[Path] = set()
 
     def get(self, job: Job) -> Mapping[str, Any] | None:
         """The answer to a job, if it is known."""
-        answer = self.memory.get(job)
+        answer = None if self.memory is None else self.memory.get(job)
         if answer is not None:
             self.files.update(map(Path, answer["files"]))
         return answer
@@ -37,7 +35,8 @@ class Watched:
     def put(self, job: Job, answer: Mapping[str, Any]) -> None:
         """Keep it."""
         self.files.update(map(Path, answer["files"]))
-        self.memory.put(job, answer)
+        if self.memory is not None:
+            self.memory.put(job, answer)
 
 
 def watch(once: Callable[[Watched], int], targets: Sequence[str]) -> int:

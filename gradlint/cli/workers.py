@@ -7,11 +7,10 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from gradlint.cache import Cache, default_folder
 from gradlint.cli.options import in_this_process, option, request_of
 from gradlint.cli.streams import stdout_to_stderr
 from gradlint.cli.watch import Watched
@@ -19,11 +18,12 @@ from gradlint.config import Settings
 from gradlint.errors import UsageError
 from gradlint.findings import Report
 from gradlint.interpreter import project_python
-from gradlint.worker.client import Memory, lint
-from gradlint.worker.pool import Limits
 from gradlint.worker.protocol import Job
 from gradlint.worker.sandbox import MODES
 from gradlint.worker.watch import memory_of_machine
+
+if TYPE_CHECKING:
+    from gradlint.cache import Cache
 
 __all__ = ["judge", "memory_of", "options_of_workers"]
 
@@ -89,6 +89,9 @@ def judge(
             from gradlint.engine import lint_script, lint_targets
 
             return lint_targets(targets, settings) if script is None else lint_script(targets[0], script, settings)
+    from gradlint.worker.client import lint
+    from gradlint.worker.pool import Limits
+
     request = request_of(given, options)
     if script is None:
         jobs = [Job("check", request, target) for target in targets]
@@ -106,15 +109,16 @@ def judge(
         more=options["pass_env"],
     )
     python = project_python(options["python"], os.environ)
-    memory: Memory | None = memory_of(options, python)
+    cache = memory_of(options, python)
     if watched is not None:
-        watched.memory = memory or watched.memory
-        memory = watched
-    return lint(request, settings, jobs, python, limits, memory)
+        watched.memory = cache
+    return lint(request, settings, jobs, python, limits, watched or cache)
 
 
 def memory_of(options: Mapping[str, Any], python: Path) -> Cache | None:
     """The cache, where one is wanted and there is a place for it."""
+    from gradlint.cache import Cache, default_folder
+
     folder = options["cache_dir"] or default_folder(os.environ)
     if not options["cache"] or folder is None:
         if options["cache"]:

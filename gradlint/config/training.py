@@ -10,7 +10,9 @@ from gradlint.errors import UsageError
 from gradlint.findings import Location
 from gradlint.recipe import Clip, Number, Optimizer, Recipe
 
-__all__ = ["TRAINING", "Training"]
+__all__ = ["OPTIMIZERS", "TRAINING", "Training"]
+
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adagrad", "rmsprop", "lion", "lars", "lamb", "muon")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def _read(value: object, where: str) -> Training:
 
 
 _KINDS: Mapping[str, Kind] = {
-    "optimizer": choice("sgd", "momentum", "adam", "adamw", "adagrad", "rmsprop", "lion", "lars", "lamb", "muon"),
+    "optimizer": choice(*OPTIMIZERS),
     "lr": POSITIVE,
     "weight_decay": NOT_NEGATIVE,
     "clip": POSITIVE,

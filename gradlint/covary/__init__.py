@@ -14,17 +14,19 @@ two calls of one function with equal weights. Without a rule tensors are taken a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import fx
 
 from gradlint.covary.gradients import Gradients, Sent
 from gradlint.covary.ledger import Ledger
+from gradlint.covary.repeats import Loop, Repeats
 from gradlint.covary.solver import Query, Solver, Table
 from gradlint.covary.values import Values
-from gradlint.moments import Moments, add_covariance, multiply_covariance
+from gradlint.moments import Moments, add_covariance, multiply_covariance, own, weighted
 
-__all__ = ["Covariances", "Ledger"]
+__all__ = ["Covariances", "Ledger", "Loop", "Repeats"]
 
 _SUMS = {"add", "sub", "rsub"}
 _LIMIT = 100_000
@@ -45,6 +47,7 @@ class Covariances:
         self._gradients = Gradients(ledger, self._values)
         self._solver = Solver(_LIMIT)
         self._failed: dict[str, None] = {}
+        self._stands: dict[Sent, tuple[Sent, float]] = {}
 
     @property
     def notes(self) -> list[str]:
@@ -82,6 +85,26 @@ class Covariances:
         """A call sent a gradient to its input number ``slot``; None: the cotangent of the output."""
         self._gradients.send(Sent(consumer, slot, target, grad))
 
+    def repeated(self, node: fx.Node) -> None:
+        """A node has the value of another, with what its terms have in common."""
+        self.ledger.enter(node)
+        self._values.enter(node)
+
+    def stands(self, consumer: fx.Node, like: fx.Node, slot: int, bits: float) -> None:
+        """What ``consumer`` sent has in common with what was sent before what that of ``like`` has, times ``4^bits``."""
+        item, other = (self._gradients.sent_by(node, slot) for node in (consumer, like))
+        if item is not None and other is not None:
+            self._stands[item] = other, bits
+
+    def excess(self, consumer: fx.Node, slot: int) -> float:
+        """What is sent has in common with what was sent to the same node before, as a share of its own mean square."""
+        item = self._gradients.sent_by(consumer, slot)
+        if item is None or item.grad.q <= 0:
+            return 0.0
+        arrived = self._gradients.arrived[item.target]
+        table = self._shared(item, arrived[: arrived.index(item)], item.target, self._gradients.shift(item, item.target))
+        return 0.0 if table is None else table.var / item.grad.q
+
     def met(self, node: fx.Node, grad: Any) -> Any:
         """The gradient of a node, with the covariances of those that have met there."""
         arrived = self._gradients.arrived.get(node, [])
@@ -92,15 +115,32 @@ class Covariances:
             seen |= mask
         if not common or not isinstance(grad, Moments):
             return grad
-        for i in range(1, len(arrived)):
-            alone = 0
-            for j in reversed(range(i)):
-                table = self._table(Query(self._gradients, arrived[i], arrived[j]))
-                if table is not None:
-                    shift = self._gradients.shift(arrived[i], node) + self._gradients.shift(arrived[j], node)
-                    grad, alone = add_covariance(grad, table, math.ldexp(2.0, shift)), 0
-                    continue
+        totals: dict[Sent, Table] = {}
+        for i, item in enumerate(arrived):
+            if item in self._stands:
+                like, bits = self._stands[item]
+                table = totals.get(like)
+                totals[item] = None if table is None else weighted(table, 4.0**bits)
+            else:
+                totals[item] = self._shared(item, arrived[:i], node, 0)
+            table = totals[item]
+            if table is not None:
+                grad = add_covariance(grad, table, 2.0)
+        return grad
+
+    def _shared(self, item: Sent, before: Sequence[Sent], node: fx.Node, unit: int) -> Table:
+        """What a gradient has in common with all that have met it at a node before, times ``4^-unit``."""
+        total: Table = None
+        alone = 0
+        for other in reversed(before):
+            table = self._table(Query(self._gradients, item, other))
+            if table is None:
                 alone += 1
                 if alone > _WINDOW:
                     break
-        return grad
+                continue
+            alone = 0
+            shift = self._gradients.shift(item, node) + self._gradients.shift(other, node) - 2 * unit
+            part = weighted(table, math.ldexp(1.0, shift)) if shift else table
+            total = part if total is None else own(total + part)
+        return total

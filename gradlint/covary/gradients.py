@@ -59,6 +59,10 @@ class Gradients:
             self._by_slot[item.consumer, item.slot] = item
         self._masks[item] = self._depends(item)
 
+    def sent_by(self, consumer: fx.Node, slot: int) -> Sent | None:
+        """What a call has sent to its input number ``slot``."""
+        return self._by_slot.get((consumer, slot))
+
     def _depends(self, item: Sent) -> int:
         node = item.consumer
         if node is None:

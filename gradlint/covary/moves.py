@@ -16,6 +16,7 @@ from torch import fx
 from gradlint.covary.ledger import Ledger, Record
 from gradlint.handwritten import Norm
 from gradlint.moments import Moments, averaged, weighted
+from gradlint.ops.pool import average_windows
 from gradlint.trace.graph import step
 
 __all__ = ["Moves", "gradient_moves", "value_moves"]
@@ -23,6 +24,7 @@ __all__ = ["Moves", "gradient_moves", "value_moves"]
 Map = Callable[[Moments], Moments]
 
 NORMS = {"layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "unit_norm"}
+_POOLS = {"avg_pool1d": 1, "avg_pool2d": 2, "avg_pool3d": 3}
 _SAME = {"dropout", "dropout1d", "dropout2d", "dropout3d", "identity"}
 
 
@@ -62,6 +64,9 @@ def value_moves(ledger: Ledger, node: fx.Node) -> Moves | None:
         source = record.node(record.handles[0])
         act = _norm(record)
         return None if source is None or act is None else Moves(((source, act),), exact=False)
+    if record.name in _POOLS:
+        source, act = record.node(record.handles[0]), _pooled(record, step(node).shape or ())
+        return None if source is None or act is None else Moves(((source, act),))
     reduced = _reduced(ledger, node)
     if reduced is not None:
         source, dims, factor = reduced
@@ -91,6 +96,9 @@ def gradient_moves(ledger: Ledger, node: fx.Node, slot: int, target: fx.Node) ->
     if record.name in NORMS and slot == 0:
         act = _norm(record)
         return None if act is None else Moves(((node, act),), exact=False)
+    if record.name in _POOLS:
+        act = _pooled(record, step(node).shape or ())
+        return None if act is None else Moves(((node, act),))
     if record.name in ("sum", "mean"):
         share = 1.0 if record.name == "sum" else math.prod(step(node).shape or ()) / math.prod(shape)
         kept = _kept(record)
@@ -191,6 +199,21 @@ def _scaled(x: Moments, split: Sequence[int], dims: Sequence[int], *, centred: b
             c = c.reshape(split)
         c = weighted(Moments(c.dims, 0.0, c.centre(dims).v), factor)
         return c if tuple(split) == x.shape else c.reshape(x.shape)
+
+    return act
+
+
+def _pooled(record: Record, out: Sequence[int]) -> Map | None:
+    """An average pooling that keeps the shape, and likewise its adjoint: a window along each axis."""
+    x, n = record.handles[0], _POOLS[record.name]
+    if x.shape != tuple(out):
+        return None
+    windows, factor = average_windows(x.shape[-n:], out[-n:], *record.args[1:], **record.kwargs)
+
+    def act(c: Moments) -> Moments:
+        for i, window in enumerate(windows):
+            c = window.against(c, len(c.dims) - n + i)
+        return weighted(c, factor)
 
     return act
 

@@ -17,7 +17,7 @@ from torch import fx
 
 from gradlint.trace.graph import step
 
-__all__ = ["Repeats", "Stand"]
+__all__ = ["Loop", "Repeats", "Stand"]
 
 _FEWEST = 8
 _FINE = 8
@@ -36,7 +36,7 @@ class Stand(Generic[T]):
 
 
 @dataclass(frozen=True)
-class _Loop:
+class Loop:
     """Steps of ``period`` nodes each; the first starts at node number ``start``."""
 
     start: int
@@ -57,7 +57,7 @@ class Repeats:
         self._order = {node: i for i, node in enumerate(self._nodes)}
         self._loops = _loops(self._uses(drawn))
         self._kinds = [_kind(node) for node in self._nodes] if self._loops else []
-        self._places: dict[fx.Node, tuple[_Loop, int] | None] = {}
+        self._places: dict[fx.Node, tuple[Loop, int] | None] = {}
 
     def _uses(self, drawn: Mapping[str, str]) -> Iterable[Sequence[int]]:
         """For every draw the numbers of the nodes that use it."""
@@ -68,7 +68,7 @@ class Repeats:
                 uses.setdefault(draw, []).extend(self._order[user] for user in node.users)
         return map(sorted, uses.values())
 
-    def _place(self, node: fx.Node) -> tuple[_Loop, int] | None:
+    def place(self, node: fx.Node) -> tuple[Loop, int] | None:
         """The loop and the number of the step that a node is in, from 1."""
         if node not in self._places:
             at = self._order[node]
@@ -84,7 +84,7 @@ class Repeats:
         """
         if not self._loops:
             return ()
-        a, b = self._place(later), self._place(earlier)
+        a, b = self.place(later), self.place(earlier)
         if a is None or b is None or a[0] is not b[0]:
             return ()
         loop = a[0]
@@ -92,25 +92,30 @@ class Repeats:
         found = []
         for step_, weight in _stand_ins(first, abs(second - first)):
             shift = (first - step_ if mirrored else step_ - first) * loop.period
-            nodes = [self._moved(node, shift) for node in (later, earlier)]
+            nodes = [self.moved(node, shift) for node in (later, earlier)]
             if nodes[0] is None or nodes[1] is None:
                 return ()
             found.append(Stand(nodes[0], nodes[1], weight))
         return found
 
-    def _moved(self, node: fx.Node, shift: int) -> fx.Node | None:
+    def nodes(self, loop: Loop, k: int) -> Sequence[fx.Node]:
+        """Those of step k, from 1."""
+        return self._nodes[loop.start + (k - 1) * loop.period : loop.start + k * loop.period]
+
+    def moved(self, node: fx.Node, shift: int) -> fx.Node | None:
+        """The node so many places later, if it is an op of the same kind."""
         before = self._order[node]
         at = before + shift
         return self._nodes[at] if 0 <= at < len(self._nodes) and self._kinds[at] == self._kinds[before] else None
 
 
-def _loops(uses: Iterable[Sequence[int]]) -> tuple[_Loop, ...]:
+def _loops(uses: Iterable[Sequence[int]]) -> tuple[Loop, ...]:
     """Runs of uses at equal distances, the longest first; the first use may be farther from the second (it fetches weights)."""
     found = set()
     for places in uses:
         gaps = [b - a for a, b in pairwise(places)][1:]
         if len(gaps) + 2 >= _FEWEST and len(set(gaps)) == 1 and gaps[0] > 0:
-            found.add(_Loop(places[1] - gaps[0], gaps[0], len(places)))
+            found.add(Loop(places[1] - gaps[0], gaps[0], len(places)))
     return tuple(sorted(found, key=lambda loop: (-loop.steps, loop.start)))
 
 

@@ -33,7 +33,6 @@ __all__ = ["capture"]
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _SHOWN = 3
-_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def capture(target: str, arguments: Sequence[str] = ()) -> Loaded:
@@ -106,7 +105,7 @@ class _Watch:
             if isinstance(module, _WRAPPERS) or type(module).__name__ == "OptimizedModule" or not _has_parameters(module):
                 return original(module, *args, **kwargs)
             if self._is_it(module):
-                self.call = Call(module, args, kwargs, _autocast())
+                self.call = Call.now(module, args, kwargs)
                 raise _Captured
             self.inside += 1
             try:
@@ -143,11 +142,6 @@ class _Watch:
             return "no model was called at all; gradlint runs the script as `python` would, with __name__ == '__main__'"
         shown = [f"{kind} {why}" for kind, why in list(self.passed.items())[:_SHOWN]]
         return f"called was: {', '.join(shown)}"
-
-
-def _autocast() -> tuple[tuple[str, torch.dtype], ...]:
-    """The device types for which autocast is on, and what it casts to."""
-    return tuple((device, torch.get_autocast_dtype(device)) for device in _DEVICES if torch.is_autocast_enabled(device))
 
 
 def _has_parameters(module: nn.Module) -> bool:

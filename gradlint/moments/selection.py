@@ -235,6 +235,7 @@ class Window:
         rows: ``Σ_o (Σ_i M)²``.
         columns: ``Σ_i (Σ_o M)²``.
         total: ``Σ_oi M``.
+        trace: ``Σ_o M_oo``.
     """
 
     inputs: int
@@ -243,13 +244,15 @@ class Window:
     rows: float
     columns: float
     total: float
+    trace: float
 
     @classmethod
     def of(cls, matrix: npt.ArrayLike) -> Self:
         """The window of a dense matrix, shape (outputs, inputs)."""
         m = np.asarray(matrix, dtype=np.float64)
         rows, columns = m.sum(1), m.sum(0)
-        return cls(m.shape[1], m.shape[0], float((m**2).sum()), float(rows @ rows), float(columns @ columns), float(m.sum()))
+        sums = (float((m**2).sum()), float(rows @ rows), float(columns @ columns), float(m.sum()), float(np.trace(m)))
+        return cls(m.shape[1], m.shape[0], *sums)
 
     @classmethod
     def of_taps(cls, inputs: int, places: Positions, weights: Array) -> Self:
@@ -264,13 +267,28 @@ class Window:
         places, index = np.unique(rows * shape[1] + columns, return_inverse=True)
         w = np.bincount(index, weights, len(places))
         by_row, by_column = np.bincount(rows, weights, shape[0]), np.bincount(columns, weights, shape[1])
-        sums = (float(w @ w), float(by_row @ by_row), float(by_column @ by_column), float(w.sum()))
+        diagonal = float(np.asarray(weights)[rows == columns].sum())
+        sums = (float(w @ w), float(by_row @ by_row), float(by_column @ by_column), float(w.sum()), diagonal)
         return cls(shape[1], shape[0], *sums)
 
     @property
     def adjoint(self) -> Self:
         """The transposed matrix."""
-        return type(self)(self.outputs, self.inputs, self.squares, self.columns, self.rows, self.total)
+        return type(self)(self.outputs, self.inputs, self.squares, self.columns, self.rows, self.total, self.trace)
+
+    def against(self, c: Moments, dim: int) -> Moments:
+        """The table of Mx and b, for a square M, from the table ``c`` of x and b, which have one shape.
+
+        M and its adjoint give the same: of a table only its averages over pairs of places are known.
+        """
+        c = c.whole(dim)
+        n, a = self.inputs, c.atoms(dim).start
+        if n == 1:
+            return Moments(c.dims, 0.0, c.v * self.total)
+        constant, varying = take(c.v, a, 0), take(c.v, a, 1)
+        differ = (self.total - self.trace) / (n * (n - 1))  # the average weight off the diagonal
+        v = np.stack([constant * (self.total / n) + varying * differ, varying * (self.trace / n - differ)], a)
+        return Moments(c.dims, 0.0, v)
 
     def __call__(self, x: Moments, dim: int) -> Moments:
         """Apply it along one axis."""

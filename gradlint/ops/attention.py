@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch.nn import functional as F
 
-from gradlint.moments import Moments, concat
+from gradlint.moments import Moments, cut, join
 from gradlint.ops.apart import Plan, by_parts, rows
 from gradlint.ops.attend import attend
 from gradlint.ops.primitives import Tape, affine, reindex
@@ -104,8 +104,8 @@ def multi_head_attention_forward(
     else:
         if in_proj_weight is None:
             raise NotImplementedError("no projection weights")
-        weights = [in_proj_weight.resize(0, e) for _ in range(3)]
-    biases = [None if in_proj_bias is None else in_proj_bias.resize(0, e) for _ in range(3)]
+        weights = cut(in_proj_weight, 0, (e, e, e))
+    biases = [None] * 3 if in_proj_bias is None else cut(in_proj_bias, 0, (e, e, e))
     q, k, v = (project(x, w, b_) for x, w, b_ in zip((query, key, value), weights, biases, strict=True))
     alive, bias = _mask(attn_mask, causal=False, shape=(t, s))
     if key_padding_mask is not None and key_padding_mask.value is not None:
@@ -114,6 +114,9 @@ def multi_head_attention_forward(
         alive = live if alive is None else alive & live
     if alive is not None and alive.ndim == 3:
         alive = alive.reshape(b, num_heads, t, s)
+    if bias is not None and len(bias.dims) == 3:
+        heads_apart, whole = (b, num_heads, t, s), bias.shape
+        bias = tape(reindex(bias, lambda m: m.reshape(heads_apart), lambda g: g.reshape(whole)))
     inner, attention = attend(q, k, v, 1 / math.sqrt(width), alive, bias, dropout_p if training else 0.0, call.shared_width)
     outer, heads = Tape(), inner.out
     joined = outer(reindex(heads, lambda m: m.permute((2, 0, 1, 3)).reshape((t, b, e)),
@@ -125,11 +128,11 @@ def multi_head_attention_forward(
         if first is None:
             return {}
         grads = outer.back({out: first})
-        grads.update(tape.back({x: y for x, y in inner.back(grads[heads]).items() if x in (q, k, v)}))
+        grads.update(tape.back({x: y for x, y in inner.back(grads[heads]).items() if x in (q, k, v, bias)}))
         if not use_separate_proj_weight and in_proj_weight is not None:
             grads[in_proj_weight] = _third(in_proj_weight, [grads[w] for w in weights])
-            if in_proj_bias is not None:
-                grads[in_proj_bias] = _third(in_proj_bias, [grads[b_] for b_ in biases if b_ is not None])
+        if in_proj_bias is not None:
+            grads[in_proj_bias] = _third(in_proj_bias, [grads[b_] for b_ in biases if b_ is not None])
         return grads
 
     return Flow((out, attention.average([1]) if need_weights else None), back)
@@ -146,5 +149,5 @@ def _by_position(x: Moments, weight: Moments, bias: Moments | None) -> Flow:
 
 
 def _third(whole: Moments, parts: list[Moments]) -> Moments:
-    joined = concat(parts, 0)
+    joined = join(parts, 0)
     return joined if joined.shape == whole.shape else joined.reshape(whole.shape)

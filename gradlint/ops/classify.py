@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 from torch.nn import functional as F
 
 from gradlint.moments import GRID, Array, Moments, along, carried, meet, product
+from gradlint.moments.parts import on_common_atoms
+from gradlint.ops.labels import Labels
 from gradlint.ops.partition import given_score, log_partition
 from gradlint.ops.places import positions
 from gradlint.ops.primitives import affine
@@ -35,12 +37,14 @@ class _Pull:
         concentration: ``Σt²`` of the target distribution.
         share: of the rows that count.
         skew: mean square of ``E[w_t (p − t)]``, which every row has for a class (unequal weights).
+        known: the law of ``w_t (1/C − t)`` where the labels are known.
     """
 
     weight: tuple[float, float]
     concentration: float
     share: float = 1.0
     skew: float = 0.0
+    known: Moments | None = None
 
     def at(self, x: Moments, g: Moments) -> Moments:
         """The gradient at logits x, of which g arrives at every entry.
@@ -60,7 +64,16 @@ class _Pull:
             own = meet(own, product(g, of_class + Moments.zeros(x.shape)))
         centred = own.centre([at])
         scaled = centred.scale(math.sqrt(own.q / centred.q)) if centred.q > 0 else centred
+        if self.known is not None and self.known.q > 0:
+            scaled = _labelled(scaled, g, self.known, at)
         return carried(scaled, own) if y.var > x.var / 2 else scaled
+
+
+def _labelled(own: Moments, g: Moments, known: Moments, at: int) -> Moments:
+    """The gradient at logits with the share of the labels, so far that of independent draws, as they are."""
+    unknown = product(g, Moments.iid(known.shape)).centre([at])
+    now, before, out = on_common_atoms([product(g, known), unknown.scale(known.rms * g.rms / unknown.rms), own])
+    return replace(out, v=out.v + now.v - before.v, mean=own.mean + now.mean, grams={})
 
 
 @lru_cache(256)
@@ -97,6 +110,14 @@ def _counted(target: Moments, ignore_index: int, weight: Moments | None) -> tupl
     return len(live) / max(len(labels), 1), max(float(len(live)), 1.0), max(float(weights.sum()), 1e-12), square
 
 
+def _labels(target: Moments, shape: tuple[int, ...], at: int, ignore_index: int, weight: Moments | None) -> Labels:
+    """Labels that are known."""
+    classes = np.asarray(target.value).reshape(tuple(n for d, n in enumerate(shape) if d != at)).astype(np.intp)
+    live = classes != ignore_index
+    of_class = np.ones(shape[at]) if weight is None else np.asarray(weight.value, dtype=np.float64)
+    return Labels(classes, np.where(live, of_class[np.where(live, classes, 0)], 0.0), shape[at], at)
+
+
 @transfer(F.cross_entropy)
 def cross_entropy(
     call: Call, input: Moments, target: Moments, weight: Moments | None = None, size_average: Any = None,
@@ -115,7 +136,12 @@ def cross_entropy(
     keep, rest = 1 - label_smoothing, label_smoothing / classes
     concentration = keep**2 * (target.q * classes if soft else 1.0) + 2 * keep * rest + classes * rest**2
     skew = 0.0 if weight is None else float(np.var(positions(weight))) / classes**2  # E[w_t (p − t)] = (w̄ − w_c)/C
-    pull = _Pull((total / counted, square), concentration, share, skew)
+    known = None
+    if soft and target.value is not None and not call.drawn:
+        known = Moments.of_array(keep * (1 / classes - np.asarray(target.value, dtype=np.float64)))
+    elif not soft and not call.drawn:
+        known = _labels(target, input.shape, at, ignore_index, weight).pull(keep)
+    pull = _Pull((total / counted, square), concentration, share, skew if known is None else 0.0, known)
     flow = _per_row(input, loss * total / counted, spread * square, pull, total, reduction)
     if not soft or target.value is not None:
         return flow
@@ -143,14 +169,21 @@ def linear_cross_entropy(
 
 @transfer(F.nll_loss)
 def nll_loss(
-    _: Call, input: Moments, target: Moments, weight: Moments | None = None, size_average: Any = None, ignore_index: int = -100,
-    reduce: Any = None, reduction: str = "mean",
+    call: Call, input: Moments, target: Moments, weight: Moments | None = None, size_average: Any = None,
+    ignore_index: int = -100, reduce: Any = None, reduction: str = "mean",
 ) -> Flow:  # fmt: skip
     """Minus the log-probability of the label: the gradient is on one class of each row."""
     if size_average is not None or reduce is not None or reduction not in ("mean", "sum"):
         raise NotImplementedError("deprecated or no reduction")
-    _at, classes, _rows = _classes(input)
+    at, classes, _rows = _classes(input)
     share, counted, total, square = _counted(target, ignore_index, weight)
     by = total if reduction == "mean" else 1.0
+    known = None if call.drawn else _labels(target, input.shape, at, ignore_index, weight).hot()
     out = Moments.iid((), -input.mean * total / by, input.var * counted * square / by**2)
-    return Flow(out, lambda g: {input: Moments.iid(input.shape, 0.0, share * square * g.q / (classes * by**2))})
+
+    def back(g: Moments) -> dict[Moments, Moments]:
+        if known is None:
+            return {input: Moments.iid(input.shape, 0.0, share * square * g.q / (classes * by**2))}
+        return {input: product(g.scale(-1 / by).reshape((1,) * len(input.dims)), known)}
+
+    return Flow(out, back)

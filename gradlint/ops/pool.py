@@ -16,7 +16,7 @@ from gradlint.ops.maximum import Windows, maximum
 from gradlint.ops.primitives import power, squared
 from gradlint.ops.registry import Call, Flow, transfer
 
-__all__: list[str] = []
+__all__ = ["average_windows"]
 
 
 _DENSE = 20_000_000
@@ -41,27 +41,35 @@ def _linear(x: Moments, windows: Sequence[tuple[int, Window]]) -> Flow:
     return Flow(y, back)
 
 
-def _average(call: Call, x: Moments, n: int, kernel: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-             count_include_pad: bool = True, divisor_override: int | None = None) -> Flow:  # fmt: skip
-    if call.shape is None or len(x.dims) < n + 1:
-        raise NotImplementedError("pooling of this rank")
+def average_windows(sizes: Sequence[int], outs: Sequence[int], kernel: Any, stride: Any = None, padding: Any = 0,
+                    ceil_mode: bool = False, count_include_pad: bool = True,
+                    divisor_override: int | None = None) -> tuple[list[Window], float]:  # fmt: skip
+    """The matrices along the axes of an average pooling, and what they are multiplied by.
+
+    Args:
+        sizes: of the axes that are pooled.
+        outs: what is left of them.
+    """
+    n = len(sizes)
     kernel = _tuple(kernel, n)
     stride = kernel if stride in (None, (), []) else _tuple(stride, n)
     padding = _tuple(padding, n)
     windows = []
-    for i in range(n):
-        dim = len(x.dims) - n + i
-        size, out, k = x.shape[dim], call.shape[dim], kernel[i]
-        places = (np.arange(out) * stride[i] - padding[i])[:, None] + np.arange(k)
+    for i, (size, out) in enumerate(zip(sizes, outs, strict=True)):
+        places = (np.arange(out) * stride[i] - padding[i])[:, None] + np.arange(kernel[i])
         low, high = (-padding[i], size + padding[i]) if count_include_pad else (0, size)
         counted = ((places >= low) & (places < high)).sum(1, keepdims=True)
         weights = np.ones(places.shape) if divisor_override else np.broadcast_to(1.0 / counted, places.shape)
-        windows.append((dim, Window.of_taps(size, places, weights)))
-    flow = _linear(x, windows)
-    if not divisor_override:
-        return flow
-    scale = 1 / divisor_override
-    return Flow(flow.out.scale(scale), lambda g: flow.back(g.scale(scale)))
+        windows.append(Window.of_taps(size, places, weights))
+    return windows, 1 / divisor_override if divisor_override else 1.0
+
+
+def _average(call: Call, x: Moments, n: int, *args: Any, **kw: Any) -> Flow:
+    if call.shape is None or len(x.dims) < n + 1:
+        raise NotImplementedError("pooling of this rank")
+    windows, scale = average_windows(x.shape[-n:], call.shape[-n:], *args, **kw)
+    flow = _linear(x, list(zip(range(len(x.dims) - n, len(x.dims)), windows, strict=True)))
+    return flow if scale == 1.0 else Flow(flow.out.scale(scale), lambda g: flow.back(g.scale(scale)))
 
 
 @transfer(F.avg_pool1d, torch.avg_pool1d)

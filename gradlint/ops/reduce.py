@@ -204,7 +204,7 @@ def cumsum(_: Call, input: Moments, dim: int, **_kw: Any) -> Flow:
     """Running sums along an axis."""
     n = input.shape[dim]
     once, squares = n * (n + 1) / 2, n * (n + 1) * (2 * n + 1) / 6
-    window = Window(n, n, once, squares, squares, once)
+    window = Window(n, n, once, squares, squares, once, float(n))
     return Flow(window(input, dim), lambda g: {input: window.adjoint(g, dim)})
 
 

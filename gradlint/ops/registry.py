@@ -52,6 +52,7 @@ class Call:
         parameters: of a leaf recurrent module, the moments of its parameters by local name.
         given: the names of those that are known by their values, not by the law that they were drawn from.
         shared_width: of an attention whose keys and values are projections of one tensor: the width of that tensor.
+        drawn: of a loss: its labels stand for any, drawn with the inputs.
     """
 
     shape: tuple[int, ...] | None = None
@@ -59,6 +60,7 @@ class Call:
     parameters: Mapping[str, Moments] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
     shared_width: int | None = None
+    drawn: bool = False
 
 
 _NEAR = 100

@@ -11,7 +11,7 @@ from pathlib import Path
 from gradlint.config import Output, suggest
 from gradlint.errors import UsageError
 from gradlint.findings import Report
-from gradlint.report import github, gitlab, json, junit, markdown, rdjson, sarif, text
+from gradlint.report import github, gitlab, html, json, junit, markdown, rdjson, sarif, text
 from gradlint.report.view import View
 
 __all__ = ["FORMATS", "View", "assign"]
@@ -27,9 +27,18 @@ FORMATS: Mapping[str, Callable[[Report, View], str]] = {
     "junit": junit.render,
     "rdjson": rdjson.render,
     "markdown": markdown.render,
+    "html": html.render,
 }
 
-_SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".sarif": "sarif", ".xml": "junit", ".md": "markdown", ".txt": "full"}
+_SUFFIXES = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".sarif": "sarif",
+    ".xml": "junit",
+    ".md": "markdown",
+    ".html": "html",
+    ".txt": "full",
+}
 
 
 def assign(formats: Sequence[str], outputs: Sequence[Output]) -> list[tuple[str, Path | None]]:

@@ -29,6 +29,7 @@ class Row:
         rms: log2 of the rms of the tensor at its end; None where it is not known, ``-inf`` where it is zero.
         gradient: log2 of the norm of the gradient there, over that at the model's output; likewise.
         findings: those that blame something in it, the worst first.
+        node: the op at its end.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Row:
     rms: float | None
     gradient: float | None
     findings: tuple[Finding, ...] = ()
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def _folded(nodes: Sequence[NodeFacts], limit: int) -> list[_Stretch]:
         if len(found) <= limit:
             return found
         coarser = _joined(nodes, level)
-        if len(coarser) <= _FEW if found is finest else len(coarser) * _COARSE < limit:
+        if len(coarser) <= _FEW if found is finest else len(coarser) * _COARSE <= limit:
             break
         found = coarser
     per_row = math.ceil(len(found) / limit)
@@ -128,6 +130,7 @@ def _row(
         None if last.rms is None else _log2(last.rms),
         bits[last.name],
         tuple(found),
+        last.name,
     )
 
 

@@ -23,7 +23,7 @@ from torch import nn
 from gradlint.errors import BuildError, TargetError, TraceError
 from gradlint.findings import Location
 from gradlint.trace.ambient import ambient_kept
-from gradlint.trace.arguments import Arguments, described, parse_input
+from gradlint.trace.arguments import Arguments, described, is_number, parse_input
 from gradlint.trace.calls import ModuleCalls
 from gradlint.trace.copies import Copies
 from gradlint.trace.dispatched import Dispatched
@@ -185,10 +185,11 @@ def _record(model: nn.Module, given: Arguments, laws: Laws, rung: Rung, seed: in
     nodes = Nodes(model, laws, hollow)
     recorder = Recorder(nodes)
     calls = ModuleCalls(model, recorder)
-    names = iter(spec.name for spec in given.specs)
-    args, kwargs = map_tensors((given.args, given.kwargs), lambda t: t.detach().clone())
-    for tensor in given.tensors_of(args, kwargs):
-        nodes.input(next(names), tensor)
+    # One copy of a tensor that is given twice (`input_ids` and `labels`): it is one input.
+    copies = {id(t): t.detach().clone() for t in given.tensors_of(given.args, given.kwargs)}
+    args, kwargs = map_tensors((given.args, given.kwargs), lambda t: copies[id(t)])
+    for spec, drawn, tensor in zip(given.specs, given.drawn, copies.values(), strict=True):
+        nodes.input(spec.name, tensor, known=not drawn and is_number(tensor))
     parameters = _parameters(model, laws)  # before forward, which may write to them
     with seeded(seed):
         try:

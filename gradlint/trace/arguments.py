@@ -19,7 +19,7 @@ from gradlint.trace.leaves import Key, Leaf, Values, leaves, made
 from gradlint.trace.state import seeded
 from gradlint.trace.tree import tensors_in
 
-__all__ = ["HINT", "Arguments", "described", "drawn", "parse_input", "positional", "signature_of", "spread"]
+__all__ = ["HINT", "Arguments", "described", "drawn", "is_number", "parse_input", "positional", "signature_of", "spread"]
 
 _DTYPES = {
     **{name: name for name in "float16 bfloat16 float32 float64 complex64 int8 int16 int32 int64 uint8 bool".split()},
@@ -90,6 +90,11 @@ def parse_input(text: str) -> InputSpec:
     if len(head) > 1 or not all(size.isdigit() for size in sizes) or (name and not _is_path(name)):
         raise InputError(f"cannot read the input {text!r}", hint=HINT)
     return InputSpec(name, tuple(map(int, sizes)), dtype, high)
+
+
+def is_number(tensor: torch.Tensor) -> bool:
+    """A tensor without axes, given as an argument, is a count or a scale that means something, and no data: it is a constant."""
+    return tensor.dim() == 0 and tensor.is_floating_point()
 
 
 def _is_path(name: str) -> bool:

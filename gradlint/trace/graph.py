@@ -67,6 +67,11 @@ class Step:
         """The output is a floating-point tensor."""
         return self.dtype is not None and ("float" in self.dtype)
 
+    @property
+    def is_known(self) -> bool:
+        """:meth:`constant` has what to tell: a law, values, or that there are none that gradients would feel."""
+        return self.law is not None or self.value is not None or not self.floating
+
     def constant(self) -> Moments:
         """The law of a constant: what it was drawn from in the forward (a drop-path mask, noise), else its real values."""
         if self.law is not None:

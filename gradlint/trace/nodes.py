@@ -65,11 +65,11 @@ class Nodes:
             return given[2]
         return self.memory.read(tensor) or self.constant(tensor)
 
-    def input(self, name: str, tensor: torch.Tensor) -> fx.Node:
-        """Add a placeholder for a tensor of the model's inputs."""
+    def input(self, name: str, tensor: torch.Tensor, *, known: bool = False) -> fx.Node:
+        """Add a placeholder for a tensor of the model's inputs; ``known``: for its values, which are no data."""
         name = name.replace(".", "_")
         node = self.graph.create_node("placeholder", name, (), {}, name=name)
-        self._annotate(node, tensor)
+        self._annotate(node, tensor, grad=not known, value=tensor.detach().clone() if known else None)
         if tensor.is_floating_point() or tensor.is_complex():
             self.memory.bind(tensor, node)
         else:

@@ -7,7 +7,7 @@ moments of pairs of steps close among themselves, forward (:mod:`~gradlint.twoti
 """
 
 from gradlint.twotime.cells import CELLS, Cell, Drive
-from gradlint.twotime.gradients import Backward, Seeds, backward
+from gradlint.twotime.gradients import Backward, Seeds, backward, extrapolated
 from gradlint.twotime.layer import Forward, forward
 from gradlint.twotime.tables import Even, Known, Settled, Table, in_unit
 from gradlint.twotime.views import Masked, Mirrored, Mixed, Rows
@@ -28,6 +28,7 @@ __all__ = [
     "Settled",
     "Table",
     "backward",
+    "extrapolated",
     "forward",
     "in_unit",
 ]

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from gradlint.errors import InputError
-from gradlint.trace.arguments import Arguments
+from gradlint.trace.arguments import Arguments, is_number
 from gradlint.trace.graph import InputSpec
 from gradlint.trace.tree import map_tensors
 
@@ -50,7 +50,7 @@ def draw(
     fresh = {}
     tensors = Arguments.tensors_of(inputs.args, inputs.kwargs)
     for tensor, spec, drawn in zip(tensors, inputs.specs, inputs.drawn, strict=True):
-        keep = not (drawn or tensor.is_floating_point() or tensor.is_complex())
+        keep = not drawn and (is_number(tensor) or not (tensor.is_floating_point() or tensor.is_complex()))
         fresh[id(tensor)] = tensor.clone() if keep else one(spec)
     args, kwargs = map_tensors((inputs.args, dict(inputs.kwargs)), lambda t: fresh[id(t)])
     return args, kwargs, leaves

@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gradlint
 from gradlint import stages
 from gradlint.conclusion import Judged
 from gradlint.errors import AnalysisError, GradlintError, TargetError
@@ -39,6 +38,7 @@ def main(descriptor: int) -> None:
     """Do the job that is read from a channel, and answer there."""
     channel = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH)
     os.close(descriptor)
+    known = frozenset(sys.modules)
     job = decoded(json.loads(_line(channel)), Job)
     _tell(channel, {"process": os.getpid()})
     faulthandler.enable(channel, all_threads=False)
@@ -52,7 +52,7 @@ def main(descriptor: int) -> None:
         if job.kind != "ask":
             sandbox.enter(job.sandbox, [] if job.folder is None else [job.folder])
         with stages.heard(lambda stage, target, layer: _tell(channel, {"stage": stage, "target": target, "layer": layer})):
-            answer = {"result": _result(job), "files": sorted(set(_files(job, opened)))}
+            answer = {"result": _result(job), "files": sorted(set(_files(job, known, opened)))}
     except TargetError as error:
         error.target = error.target or job.target
         answer = {"failure": error.to_dict()}
@@ -114,16 +114,20 @@ def _opened() -> set[str]:
     return paths
 
 
-def _files(job: Job, opened: set[str]) -> Iterator[str]:
-    """The target's file, what was read, and the modules that are neither Python's, nor installed, nor gradlint's."""
+def _files(job: Job, known: frozenset[str], opened: set[str]) -> Iterator[str]:
+    """The target's file, and of what the job has read or imported what is not installed.
+
+    Args:
+        known: the modules before.
+        opened: paths of files.
+    """
     target = Path(split(job.target)[0])
     if target.is_file():
         yield str(target.resolve())
     paths = sysconfig.get_paths()
     foreign = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    foreign.append(Path(gradlint.__file__).resolve().parent)
     foreign += [Path(folder) for folder in ("/proc", "/sys", "/dev", *([job.folder] if job.folder else []))]
-    modules = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    modules = (getattr(sys.modules[name], "__file__", None) for name in sys.modules.keys() - known)
     for origin in {*(origin for origin in modules if isinstance(origin, str)), *opened}:
         path = Path(origin).resolve()
         if path.is_file() and not any(path.is_relative_to(folder) for folder in foreign):

@@ -67,7 +67,7 @@ def lint(
         UsageError: a setting makes no sense, or no worker can be started.
         PackError: a rule pack cannot be loaded.
     """
-    known = memory or Forgetful()
+    known = Forgetful() if memory is None else memory
     with Pool(python, os.environ, limits) as pool:
         answering = partial(_answers, known, pool)
         return concluded(request, settings, jobs, answering, answering)

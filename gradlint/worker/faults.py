@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import gradlint
 from gradlint.errors import TargetError
 from gradlint.worker.protocol import Job
 
@@ -99,7 +98,7 @@ def _foreign(path: str) -> bool:
 
 
 def _folders() -> Iterator[Path]:
-    yield Path(gradlint.__file__).resolve().parent
+    yield Path(__file__).resolve().parent.parent
     yield from _libraries()
 
 

@@ -164,6 +164,7 @@ class Pool:
         if self._control is not None:
             return self._control
         mine, theirs = socket.socketpair()
+        self._control = mine
         with theirs:
             sandboxed = self._limits.sandbox != "off"
             environment = allowed(self._environment, self._limits.more, sandboxed=sandboxed, jobs=self._limits.jobs)
@@ -175,7 +176,6 @@ class Pool:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the client, which ends it
             )
-        self._control = mine
         with contextlib.suppress(OSError):  # nowhere to write: then workers write nothing
             self._folder = tempfile.TemporaryDirectory(prefix="gradlint-", ignore_cleanup_errors=True)
         try:

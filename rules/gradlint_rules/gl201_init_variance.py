@@ -55,10 +55,10 @@ class InitVariance(Rule):
                 behind = 0.0
         for place, members in groups.items():
             total = sum(gain for _, gain, _ in members)
-            limit = LIMITS["layers_total"]
+            limit = LIMITS["layers_total"] if len(members) > 1 else LIMITS["layer_alone"]
             # what lies between may make up for them: sums over many steps, factors on purpose, norms further on
             between = sum(s.log2 for s in stretch(context.paths.segments, [s for s, _, _ in members]))
-            if min(abs(total), abs(between)) < (limit.warning if len(members) > 1 else limit.error):
+            if min(abs(total), abs(between)) < limit.warning:
                 continue
             segment, gain, activation = members[0]
             law = context.parameters[str(segment.parameter)].law

@@ -48,7 +48,7 @@ class DepthwiseFanOut(Rule):
             if wrote is None or layer.groups == 1 or layer.normalised or wrote.arguments.get("mode") != "fan_out":
                 continue
             lost = -0.5 * math.log2(layer.groups)
-            if lost <= LIMITS["fan"].warning:
+            if abs(lost) >= LIMITS["fan"].warning:
                 groups.setdefault(context.guilty_line(layer.weight), []).append((layer, lost))
         for place, members in groups.items():
             layer, lost = members[0]

@@ -51,7 +51,7 @@ class TransposedFanIn(Rule):
                 continue
             counted = math.prod(context.parameters[layer.weight].shape[1:])
             off = 0.5 * math.log2(layer.fan_in / counted)
-            if abs(off) >= LIMITS["fan"].error:
+            if abs(off) >= LIMITS["fan"].warning:
                 groups.setdefault(context.guilty_line(layer.weight), []).append((layer, off))
         for place, members in groups.items():
             layer, off = max(members, key=lambda m: abs(m[1]))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import gradlint
 from gradlint.errors import InputError
 from gradlint.trace import InputSpec, parse_input, trace
 
@@ -221,3 +222,35 @@ class Video(nn.Module):
 
 def test_videos_have_the_frames_of_the_configuration():
     assert [spec.shape for spec in trace(Video).inputs] == [(2, 8, 3, 16, 16)]
+
+
+class Weighted(nn.Module):
+    """A sum that is divided by a count, as trainers hand it to models with a loss of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x, y, count):
+        return (self.layer(x) * y).sum() / count
+
+
+def test_a_tensor_that_is_given_twice_is_one_input():
+    x = torch.randn(4, 8)
+    traced = trace(Weighted, {"x": x, "y": x, "count": torch.tensor(32)})
+    assert [spec.name for spec in traced.inputs] == ["x", "count"]
+    assert [node.name for node in traced.graph.nodes if node.op == "placeholder"] == ["x", "count"]
+
+
+def test_a_number_that_is_given_is_what_it_is_and_no_noise():
+    x, y = torch.randn(4, 8), torch.randn(4, 8)
+    torch.manual_seed(0)
+    model = Weighted()
+    found = {}
+    for count in (32, torch.tensor(32), torch.tensor(32.0)):
+        report = gradlint.lint(model, {"x": x, "y": y, "count": count}, fail_on="never")
+        assert report.ok
+        (found[str(count)],) = [p.grad_rms for p in report.targets[0].parameters if p.name == "layer.weight"]
+    assert len({f"{rms:.6g}" for rms in found.values()}) == 1, found
+    verified = gradlint.verify(model, {"x": x, "y": y, "count": torch.tensor(32.0)}, fail_on="never")
+    assert verified.parameters["layer.weight"].bits < 0.5
