@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 
@@ -70,9 +70,11 @@ def test_watch_checks_again_what_has_changed(tmp_path):
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
     ) as run:
         assert run.stderr is not None
+        timer = threading.Timer(120, run.kill)  # a test that waits for a line may not wait for ever
+        timer.daemon = True
+        timer.start()
         lines = iter(run.stderr.readline, "")
         assert any("gradlint: watching" in line for line in lines)
-        time.sleep(1)  # until it does
         (tmp_path / "part.py").write_text("WIDTH = 'broken'\n")
         assert any("gradlint: watching" in line for line in lines)
         run.send_signal(signal.SIGINT)

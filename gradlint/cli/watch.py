@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Watched", "watch"]
 
+_LOOK = 1000  # milliseconds
+
 
 class Watched:
     """A memory that notes which files the answers of a run were made from; what it knows, another does, if any."""
@@ -55,18 +57,37 @@ def watch(once: Callable[[Watched], int], targets: Sequence[str]) -> int:
         raise UsageError("--watch needs watchfiles: pip install 'gradlint[watch]'") from error
     files = set(_named(targets))
     while True:
-        watched = Watched()
+        watched, before = Watched(), _states(files)
         try:
             once(watched)
         except GradlintError as error:  # it may be what is being edited
             click.echo(f"gradlint: {error}", err=True)
+        before |= _states(watched.files - files)
         files |= watched.files
         folders = sorted({file.parent for file in files if file.parent.is_dir()})
         if not folders:
             raise UsageError("--watch: none of the targets is a file")
         click.echo(f"gradlint: watching {len(files)} files, Ctrl-C ends", err=True)
-        # folders: editors replace a file by a new one, and a watch on the file would stay with the old
-        next(changes(*folders, watch_filter=partial(_is_one, files), recursive=False, raise_interrupt=True))
+        # folders: editors replace a file by a new one, and a watch on the file would stay with the old; a look at the files
+        # themselves now and then: what changed during the run, or before the watch stood, is no event
+        events = changes(
+            *folders, watch_filter=partial(_is_one, files), recursive=False, raise_interrupt=True, rust_timeout=_LOOK,
+            yield_on_timeout=True,
+        )  # fmt: skip
+        next(event for event in events if event or _states(files) != before)
+
+
+def _states(files: Collection[Path]) -> dict[Path, tuple[int, int] | None]:
+    """When each was written, and its size; None where it is gone."""
+    found: dict[Path, tuple[int, int] | None] = {}
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError:
+            found[file] = None
+        else:
+            found[file] = (stat.st_mtime_ns, stat.st_size)
+    return found
 
 
 def _is_one(files: Collection[Path], _change: object, path: str) -> bool:
