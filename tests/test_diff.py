@@ -192,8 +192,8 @@ def test_two_files_are_compared_also_where_both_have_a_module_of_the_same_name(g
     monkeypatch.chdir(tmp_path)
     for folder, std in (("old", 1.0), ("new", 2.0)):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "layers.py").write_text(f"STD = {std}\n")
-        text = BAD.replace("import torch.nn", "from layers import STD\nimport torch.nn").replace("2.0", "STD")
+        (tmp_path / folder / "spreads_of_net.py").write_text(f"STD = {std}\n")
+        text = BAD.replace("import torch.nn", "from spreads_of_net import STD\nimport torch.nn").replace("2.0", "STD")
         (tmp_path / folder / "model.py").write_text(text)
     done = gradlint("diff", "old/model.py", "new/model.py", *INPUT)
     assert done.code == 1, done.err

@@ -67,7 +67,13 @@ def test_watch_checks_again_what_has_changed(tmp_path):
     (tmp_path / "net.py").write_text("from part import WIDTH\n" + NET.replace("{}", "WIDTH"))
     command = [sys.executable, "-m", "gradlint", "net.py:build", "--watch", "--isolated", "--output-format", "concise"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - also where this run ignores it
     ) as run:
         assert run.stderr is not None
         timer = threading.Timer(120, run.kill)  # a test that waits for a line may not wait for ever

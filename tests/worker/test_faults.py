@@ -153,10 +153,22 @@ def looping(tmp_path):
     """A run whose worker is in an endless loop, and the worker."""
     (tmp_path / "loop.py").write_text("import os\nprint('started', os.getpid(), flush=True)\nwhile True:\n    pass\n")
     command, more = gradlint("loop.py", cwd=tmp_path)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, **more) as process:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=interruptible,
+        **more,  # noqa: PLW1509
+    ) as process:
         line = process.stderr.readline()
         assert line.startswith("started"), line
         yield process, int(line.split()[1])
+        process.kill()
+
+
+def interruptible():
+    """A run in the background, as some CI starts its jobs, ignores Ctrl-C and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_ctrl_c_exits_130_and_leaves_no_process(looping):
