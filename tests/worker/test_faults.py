@@ -157,8 +157,8 @@ def looping(tmp_path):
         command,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        preexec_fn=interruptible,
-        **more,  # noqa: PLW1509
+        preexec_fn=interruptible,  # noqa: PLW1509 - the child of a single thread
+        **more,
     ) as process:
         line = process.stderr.readline()
         assert line.startswith("started"), line
