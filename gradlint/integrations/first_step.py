@@ -14,11 +14,11 @@ from torch import nn
 
 from gradlint.config import Settings
 from gradlint.engine import lint_call
-from gradlint.findings import Report
+from gradlint.findings import Report, Severity
 from gradlint.load import Call
 from gradlint.report import FORMATS, View
 
-__all__ = ["FirstStep", "UnstableModelError"]
+__all__ = ["FirstStep", "Judging", "UnstableModelError"]
 
 _log = logging.getLogger("gradlint")
 
@@ -96,3 +96,26 @@ class FirstStep:
             raise UnstableModelError(report)
         loud = report.findings or report.failures
         _log.log(logging.WARNING if loud else logging.INFO, "%s", FORMATS["full"](report, View(quiet=bool(loud))))
+
+
+class Judging:
+    """What the callbacks of all trainers are, beside their hooks: settings, and what was found.
+
+    Args:
+        fail_on: findings of this severity or worse (``"info"``, ``"warning"``, ``"error"``) stop the training with
+            :class:`UnstableModelError`, as does a model that cannot be judged. None only logs.
+        settings: more fields of :class:`~gradlint.config.Settings`; no configuration file is read.
+
+    Raises:
+        UsageError: a setting makes no sense.
+    """
+
+    def __init__(self, fail_on: Severity | str | None = None, **settings: Any) -> None:
+        super().__init__()
+        chosen = {"fail_on": "never" if fail_on is None else fail_on, **settings}
+        self._first = FirstStep(Settings().updated(chosen, "GradlintCallback()"))
+
+    @property
+    def reports(self) -> list[Report]:
+        """What was found: one report per model, none before the first step."""
+        return self._first.reports

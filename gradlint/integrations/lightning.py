@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from gradlint.config import Settings
 from gradlint.config.training import OPTIMIZERS, Training
-from gradlint.findings import Report, Severity
-from gradlint.integrations.first_step import FirstStep, UnstableModelError
+from gradlint.integrations.first_step import Judging, UnstableModelError
 
 
 def _package() -> Any:
@@ -35,29 +33,14 @@ else:
 __all__ = ["GradlintCallback", "UnstableModelError"]
 
 
-class GradlintCallback(Callback):
+class GradlintCallback(Judging, Callback):
     """Judge each model of a ``LightningModule`` once, before step 0, with what it is first called with.
 
     Findings are logged (``gradlint``, as warnings) and kept in :attr:`reports`. How the models are trained is read from the
     trainer, unless ``train`` says it. A run that is resumed from a checkpoint is not judged again.
 
-    Args:
-        fail_on: findings of this severity or worse (``"info"``, ``"warning"``, ``"error"``) stop the training with
-            :class:`UnstableModelError`, as does a model that cannot be judged. None only logs.
-        settings: more fields of :class:`~gradlint.config.Settings`; no configuration file is read.
-
-    Raises:
-        UsageError: a setting makes no sense.
+    Arguments and errors are those of :class:`~gradlint.integrations.first_step.Judging`.
     """
-
-    def __init__(self, fail_on: Severity | str | None = None, **settings: Any) -> None:
-        chosen = {"fail_on": "never" if fail_on is None else fail_on, **settings}
-        self._first = FirstStep(Settings().updated(chosen, "GradlintCallback()"))
-
-    @property
-    def reports(self) -> list[Report]:
-        """What was found: one report per model, none before the first step."""
-        return self._first.reports
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Wait for the first calls."""

@@ -9,10 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from gradlint.config import Settings
 from gradlint.config.training import OPTIMIZERS, Training
-from gradlint.findings import Report, Severity
-from gradlint.integrations.first_step import FirstStep, UnstableModelError
+from gradlint.integrations.first_step import Judging, UnstableModelError
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -22,29 +20,14 @@ except ImportError as error:
 __all__ = ["GradlintCallback", "UnstableModelError"]
 
 
-class GradlintCallback(TrainerCallback):
+class GradlintCallback(Judging, TrainerCallback):
     """Judge the model once, before step 0, with the batch that it is trained on first.
 
     Findings are logged (``gradlint``, as warnings) and kept in :attr:`reports`. How the model is trained is read from the
     trainer's arguments, unless ``train`` says it. A run that is resumed from a checkpoint is not judged again.
 
-    Args:
-        fail_on: findings of this severity or worse (``"info"``, ``"warning"``, ``"error"``) stop the training with
-            :class:`UnstableModelError`, as does a model that cannot be judged. None only logs.
-        settings: more fields of :class:`~gradlint.config.Settings`; no configuration file is read.
-
-    Raises:
-        UsageError: a setting makes no sense.
+    Arguments and errors are those of :class:`~gradlint.integrations.first_step.Judging`.
     """
-
-    def __init__(self, fail_on: Severity | str | None = None, **settings: Any) -> None:
-        chosen = {"fail_on": "never" if fail_on is None else fail_on, **settings}
-        self._first = FirstStep(Settings().updated(chosen, "GradlintCallback()"))
-
-    @property
-    def reports(self) -> list[Report]:
-        """What was found: one report per model, none before the first step."""
-        return self._first.reports
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module | None = None, **_: Any
